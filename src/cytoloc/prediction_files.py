@@ -244,6 +244,11 @@ def read_predictions_file(
         table = read_csv(path)
         require_columns(table, ["Id"], path)
         columns = [name for name in table.columns if name != "Id"]
+        if columns == ["Predicted"]:
+            raise TableError(
+                f"{path} has locations, not probabilities.",
+                hint="Give the predictions that the locations were decided from.",
+            )
         label_set = label_set or _shipped_label_set(columns, path)
         locations = label_set
         indices = location_columns(columns, locations, path)

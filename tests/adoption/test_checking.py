@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import permutations
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import cytoloc as cl
-from cytoloc.adoption.checking import PUBLISHED_EXAMPLES, Example, Examples, check_adopted
+from cytoloc.adoption.checking import PUBLISHED_EXAMPLES, TOLERANCE, Example, Examples, check_adopted
 from cytoloc.adoption.published import PUBLISHED
 from cytoloc.errors import FetchError, SettingsError, WeightsError
 from cytoloc.labels.label_set import find_label_set
@@ -25,6 +26,8 @@ from tests.conftest import Cli
 
 NETWORK = "inceptionv3-cbam"
 NAMES = find_label_set("hpa19").names
+IMAGE = (waves(1, 4, 96)[0] * np.array([0.2, 0.5, 0.8, 1])[:, None, None]).astype(np.uint8)
+"""Four channels of different brightness."""
 
 
 class Classifier(nn.Module):
@@ -34,6 +37,8 @@ class Classifier(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.body, self.last = nn.Conv2d(4, 8, 3, stride=2), nn.Linear(8, len(NAMES))
+        # The channels have different weights, so that swapped channels are noticed.
+        self.body.weight.data *= torch.tensor([2, 4, 6, 8])[:, None, None]
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the probabilities."""
@@ -67,16 +72,16 @@ def bundle(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a server with two images: a PNG with four channels, and four JPEG files."""
     folder = tmp_path_factory.mktemp("site")
-    image = waves(1, 4, 96)[0]
-    cv2.imwrite(str(folder / "cell.png"), image.transpose(1, 2, 0))
+    cv2.imwrite(str(folder / "cell.png"), IMAGE.transpose(1, 2, 0))
     # Colored files, as on the site of the Human Protein Atlas: blue, green and red planes for OpenCV.
     shown = {"red": (0, 0, 1), "green": (0, 1, 0), "blue": (1, 0, 0), "yellow": (0, 1, 1)}
     exact = [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    for plane, (color, planes) in zip(image, shown.items(), strict=True):
+    for plane, (color, planes) in zip(IMAGE, shown.items(), strict=True):
         cv2.imwrite(str(folder / f"field_{color}.jpg"), cv2.merge([plane * each for each in planes]), exact)
     (folder / "text.png").write_text("no image")
+    cv2.imwrite(str(folder / "deep.png"), IMAGE.transpose(1, 2, 0).astype(np.uint16) * 257)
     for example in PUBLISHED_EXAMPLES[NETWORK].examples:
-        cv2.imwrite(str(folder / example.name), image.transpose(1, 2, 0))
+        cv2.imwrite(str(folder / example.name), IMAGE.transpose(1, 2, 0))
     handler = partial(QuietHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -95,9 +100,12 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @pytest.mark.filterwarnings("ignore::cytoloc.errors.ModelCaution")
 def test_answers_are_compared(bundle: Path, site: str) -> None:
-    image = np.stack([cv2.resize(plane, (32, 32)) for plane in waves(1, 4, 96)[0]])[None]
+    image = np.stack([cv2.resize(plane, (32, 32)) for plane in IMAGE])[None]
+    orders = list(permutations(range(4)))
     with torch.inference_mode():
-        expected = dict(zip(NAMES, Classifier()(torch.from_numpy(image) / 255)[0].tolist(), strict=True))
+        answers = Classifier()(torch.cat([torch.from_numpy(image[:, order]) for order in orders]) / 255)
+    expected = dict(zip(NAMES, answers[0].tolist(), strict=True))
+    assert ((answers[1:] - answers[0]).abs().amax(dim=1) > TOLERANCE).all()
     name = min(NAMES, key=lambda each: abs(expected[each] - 0.5))
     highest = max(NAMES, key=expected.__getitem__)
     other = next(each for each in NAMES if each != highest)
@@ -125,6 +133,8 @@ def test_what_cannot_be_compared_is_an_error(bundle: Path, site: str) -> None:
         check(Example(name="cell.png"), address="http://127.0.0.1:9")
     with pytest.raises(WeightsError, match="is not an image"):
         check(Example(name="text.png"))
+    with pytest.raises(WeightsError, match=r"deep\.png has values of type uint16, not uint8"):
+        check(Example(name="deep.png"))
     with pytest.raises(WeightsError, match="does not predict Cortex"):
         check(Example(name="cell.png", highest="Cortex"))
 
@@ -147,6 +157,7 @@ def test_the_command_checks_and_keeps_the_bundle(graph: Path, site: str, tmp_pat
     assert cl.load(out, device="cpu").label_set.name == "hpa19"
     said = cli(*command, tmp_path / "n.cytoloc", "--check", NETWORK, "--examples", "http://127.0.0.1:9")
     assert (said.code, "cannot be downloaded" in said.err) == (1, True)
+    assert "Use cytoloc.check_adopted(…), or remove the bundle and rerun" in said.err
     assert (tmp_path / "n.cytoloc").exists()
     said = cli(*command, tmp_path / "o.cytoloc", "--examples", site)
     assert (said.code, "--examples needs --check" in said.err) == (2, True)

@@ -84,6 +84,7 @@ def test_weights_come_from_a_column_or_a_table() -> None:
     found = cl.aggregate_cells(predictions(), method="weighted", weights=weights).predictions
     assert found.probabilities[0] == pytest.approx([0.85, 0.125, 0.475], abs=1e-6)
     assert found.probabilities[1] == pytest.approx(VALUES[3], abs=1e-6)
+    assert found.provenance["aggregated"]["weights"] == "a table"
     # x is 1, 2 and 3 for the cells of field a.
     found = cl.aggregate_cells(predictions(), method="weighted", weights="x").predictions
     assert found.probabilities[0] == pytest.approx((VALUES[:3] * [[1], [2], [3]]).sum(axis=0) / 6, abs=1e-6)
@@ -264,6 +265,13 @@ def test_the_command_writes_all_tables(tmp_path: Path, cli: Cli) -> None:
         tmp_path / "x.parquet",
     )
     assert (wrong.code, "--attention needs --cells" in wrong.err) == (2, True)
+    assert cl.read_predictions(tmp_path / "v.parquet").provenance["aggregated"]["weights"].endswith("weights.csv")
+    for words, message in (
+        (("--attention", "nothing.cytoloc", "--cells", tmp_path), "--weights and --attention need --method weighted"),
+        (("--method", "weighted"), "--method weighted needs --weights or --attention"),
+    ):
+        wrong = cli("aggregate", tmp_path / "cells.parquet", "--out", tmp_path / "x.parquet", *words)
+        assert (wrong.code, message in wrong.err) == (2, True)
     wrong = cli("aggregate", tmp_path / "cells.parquet", "--out", tmp_path / "x.parquet", "--by", "gene")
     assert wrong.code == 2
     assert "Aggregation by gene needs --cells." in wrong.err

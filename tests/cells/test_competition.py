@@ -116,7 +116,7 @@ def cells_of(folder: Path, image: NDArray[np.int64]) -> cl.Dataset:
     return cl.segment_cells(fields, folder / "cells", method=cl.LabelFiles(folder=folder), crops=crops)
 
 
-def test_datasets_of_cells_are_scored_by_their_masks(tmp_path: Path, cli: Cli) -> None:
+def test_datasets_of_cells_are_scored_by_their_masks(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.zeros((64, 64), np.int64)
     image[:20, :20], image[:20, 20:40], image[:20, 40:60] = 1, 2, 3
     truth = cells_of(tmp_path / "true", image)
@@ -142,6 +142,9 @@ def test_datasets_of_cells_are_scored_by_their_masks(tmp_path: Path, cli: Cli) -
     with pytest.raises(TableError, match="1 predicted fields have no true cells, such as b"):
         moved = given.cells.with_columns(field=pl.lit("b"))  # type: ignore[union-attr]
         cl.cell_mean_average_precision(replace(given, cells=moved), cells, labels)
+    with pytest.raises(TableError, match="The predicted cell 9 of a is not in the label image"):
+        moved = given.cells.with_columns(cell=pl.Series([1, 9, 3], dtype=pl.Int64))  # type: ignore[union-attr]
+        cl.cell_mean_average_precision(replace(given, cells=moved), cells, labels, truth=truth)
     cl.write_predictions(given, tmp_path / "cells.parquet")
     pl.DataFrame({"Id": list(truth.ids), "Target": ["Cytosol", "Nucleoli", "Cytosol"]}).write_csv(
         tmp_path / "labels.csv"
@@ -154,3 +157,18 @@ def test_datasets_of_cells_are_scored_by_their_masks(tmp_path: Path, cli: Cli) -
     assert json.loads(done.out)["mean_average_precision"] == pytest.approx((1 / 2 + 2 / 3) / 2 / 2 + 1 / 4)
     assert cli(*words, "--cells", cells.folder).code == 2
     assert cli(*words, "--metric", "map", "--true-cells", truth.folder).code == 2
+    group = ("aggregate", tmp_path / "cells.parquet", "--out", tmp_path / "f.parquet", "--cells", cells.folder)
+    before = sorted(tmp_path.iterdir())
+    wrong = cli(*group, "--table", tmp_path / "t.csv", "--submission", tmp_path / "s.csv")
+    assert (wrong.code, "the competition has 19 locations" in wrong.err) == (2, True)
+    nineteen = cl.Predictions(cells.ids, np.full((3, 19), 0.5, np.float32), cl.LabelSet.hpa19(), cells=given.cells)
+    cl.write_predictions(replace(nineteen, cells=moved), tmp_path / "other.parquet")
+    wrong = cli("aggregate", tmp_path / "other.parquet", *group[2:4], "--submission", tmp_path / "s.csv", *group[4:])
+    assert (wrong.code, "The predicted cell 9 of a is not" in wrong.err) == (1, True)
+    (tmp_path / "other.parquet").unlink()
+    assert sorted(tmp_path.iterdir()) == before
+    weights = pl.DataFrame({"id": list(cells.ids), "weight": [1.0, 2, 3]})
+    monkeypatch.setattr("cytoloc.embed.attention.attention_weights", lambda *_: weights)
+    done = cli(*group, "--method", "weighted", "--attention", "builtin")
+    assert done.code == 0, done.err
+    assert cl.read_predictions(tmp_path / "f.parquet").provenance["aggregated"]["weights"] == "attention of builtin"

@@ -310,6 +310,16 @@ def test_score_by_group_as_table_plot_and_json(cli: Cli, tmp_path: Path, scored:
     assert facts["overall"]["micro_f1"] == 1
     assert set(facts["overall"]) >= {"mean_average_precision", "macro_roc_auc", "coverage_error"}
     assert len(facts["macro_f1_interval_95_by_group"]) == 2
+    (tmp_path / "runs").mkdir()
+    labels = ("--labels", tmp_path / "labels.csv")
+    for words, message in (
+        ((tmp_path / "m0.parquet",), "m0.parquet has predictions, not locations.\n  Use --metric map, or"),
+        ((tmp_path / "runs",), "runs has predictions, not locations"),
+        ((tmp_path / "p.csv", "--metric", "map"), "p.csv has locations, not probabilities"),
+        ((tmp_path / "m0.parquet", "--metric", "map", "--min-positives", 5), "is for --metric f1"),
+    ):
+        said = cli("evaluate", *words, *labels)
+        assert (said.code, message in said.err) == (1 if "p.csv" in message else 2, True), said.err
     both = cli(*call, "--groups", tmp_path / "folds.csv", "--folds", tmp_path / "folds.csv")
     assert both.code == 2
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 import cytoloc as cl
@@ -87,7 +88,7 @@ def test_mean_average_precision_is_that_of_scikit_learn() -> None:
         pytest.approx(expected[1]),
         None,
     ]
-    assert found.chance == pytest.approx(truth[:, :2].mean())
+    assert found.share_of_positives == pytest.approx(truth[:, :2].mean())
     assert found.interval is not None
     assert found.interval[0] < found.mean < found.interval[1]
     assert found.interval_by_group is None
@@ -101,6 +102,19 @@ def test_mean_average_precision_is_that_of_scikit_learn() -> None:
     assert np.diff(twice.interval) < np.diff(found.interval)
     with pytest.raises(TableError, match="No field has a location"):
         cl.mean_average_precision(probabilities, np.zeros((60, 3), bool))
+
+
+def test_intervals_of_average_precision_contain_the_expected_value() -> None:
+    def study(seed: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        rng = np.random.default_rng(seed)
+        truth = rng.random((300, 28)) < np.geomspace(0.01, 0.2, 28)
+        return 1 / (1 + np.exp(-rng.normal(0.7 * truth, 1))), truth
+
+    found = [cl.mean_average_precision(*study(seed)) for seed in range(40)]
+    expected = np.mean([each.mean for each in found])
+    covered = [each.interval[0] <= expected <= each.interval[1] for each in found if each.interval]
+    assert len(covered) == 40
+    assert np.mean(covered) >= 0.85
 
 
 def test_weights_count_fields_several_times() -> None:

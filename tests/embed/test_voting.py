@@ -100,7 +100,8 @@ def test_bad_input_is_refused() -> None:
 def test_the_commands_fit_and_apply_votes(tmp_path: Path, cli: Cli) -> None:
     features, labels, groups, truth = case(60)
     rng = np.random.default_rng(2)
-    cl.write_embeddings(features, tmp_path / "features.parquet")
+    some = cl.Embeddings(features.ids[:57], features.features[:57], "m")
+    cl.write_embeddings(some, tmp_path / "features.parquet")
     cl.write_predictions(
         cl.Predictions(features.ids, rng.random((60, 2)).astype(np.float32), TWO), tmp_path / "p.parquet"
     )
@@ -108,6 +109,8 @@ def test_the_commands_fit_and_apply_votes(tmp_path: Path, cli: Cli) -> None:
     names = [" ".join(TWO.names[i] for i in labels.labels[name]) for name in features.ids]
     pl.DataFrame({"Id": features.ids, "Target": names}).write_csv(tmp_path / "labels.csv")
     fit = ("decide", "fit", tmp_path / "p.parquet", "--labels", tmp_path / "labels.csv", "--out", tmp_path / "d.json")
+    wrong = cli(*fit, "-k", 5)
+    assert (wrong.code, "The option -k needs --neighbors" in wrong.err) == (2, True)
     wrong = cli(*fit, "--neighbors", tmp_path / "features.parquet")
     assert (wrong.code, "--neighbors needs --folds" in wrong.err) == (2, True)
     done = cli(
@@ -122,6 +125,7 @@ def test_the_commands_fit_and_apply_votes(tmp_path: Path, cli: Cli) -> None:
         5,
     )
     assert done.code == 0, done.err
+    assert "3 fields without features: decided without votes." in done.err
     rule = cl.read_decision(tmp_path / "d.json")
     assert rule.members == ("mean", "neighbors")
     # The predictions are random, so only the votes can be right.
@@ -137,10 +141,17 @@ def test_the_commands_fit_and_apply_votes(tmp_path: Path, cli: Cli) -> None:
     found = pl.read_csv(tmp_path / "l.csv")["Predicted"].to_list()
     right = [TWO.keys[int(np.flatnonzero(row)[0])] in name.split() for row, name in zip(truth[:20], found, strict=True)]
     assert np.mean(right) > 0.85
+    assert "without features" not in done.err
+    cl.write_embeddings(cl.Embeddings(new.ids[:5], new.features[:5], "m"), tmp_path / "few.parquet")
+    done = cli(*apply, tmp_path / "few.csv", "--neighbors", tmp_path / "few.parquet")
+    assert (done.code, "15 fields without features: decided without votes." in done.err) == (0, True)
     assert cli(*apply, tmp_path / "m.csv", "--without", "neighbors").code == 0
     wrong = cli(*apply, tmp_path / "w.csv", "--neighbors", tmp_path / "features.parquet")
     assert (wrong.code, "None of the 20 fields has features" in wrong.err) == (1, True)
     (tmp_path / "d.neighbors.parquet").write_bytes(b"PAR1")
     wrong = cli(*apply, tmp_path / "w.csv", "--neighbors", tmp_path / "new.parquet")
     assert (wrong.code, "cannot be read as Parquet" in wrong.err) == (1, True)
+    (tmp_path / "d.neighbors.parquet").unlink()
+    wrong = cli(*apply, tmp_path / "w.csv", "--neighbors", tmp_path / "new.parquet")
+    assert (wrong.code, "does not exist.\n  Keep it beside the decision." in wrong.err) == (1, True)
     assert not (tmp_path / "w.csv").exists()

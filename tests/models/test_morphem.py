@@ -101,7 +101,7 @@ def test_files_of_other_networks_and_settings_are_refused(tmp_path: Path) -> Non
     build_network(SPEC, weights=f"adopt:morphem:{teacher}")
     for spec, match in (
         (replace(SPEC, backbone="vit_small_patch16_224"), "width 192, .* has 1 channels, .* width 384"),
-        (replace(SPEC, each=False), "normalized one by one, and channels one by one"),
+        (replace(SPEC, each=False), "normalized one by one, and a backbone that sees each channel separately"),
         (replace(SPEC, variant="dino"), "MorphEm expect"),
     ):
         with pytest.raises(WeightsError, match=match):

@@ -123,7 +123,7 @@ def check_adopted(
         ArgumentTypeError: If an argument has the wrong type.
         SettingsError: If no answers of the network are published.
         FetchError: If an image cannot be downloaded.
-        WeightsError: If a downloaded file is not an image, or the bundle has other locations.
+        WeightsError: If a downloaded file is not an 8-bit image, or the bundle has other locations.
     """
     check_type(bundle, (str, Path), argument="bundle")
     check_type(network, str, argument="network")
@@ -172,7 +172,11 @@ def _read_example(name: str, folder: str, opener: Callable[..., Any]) -> tuple[l
         # The authors write and read the channels red, green, blue and yellow in OpenCV's order of planes.
         image = _decoded(folder + name, opener, cv2.IMREAD_UNCHANGED)
         if image.shape[2:] != (4,):
-            raise WeightsError(f"{folder}{name} does not have four channels.", hint="Give another `address`.")
+            raise WeightsError(f"{folder}{name} does not have four channels.", hint="Check the address.")
+        if image.dtype != np.uint8:
+            raise WeightsError(
+                f"{folder}{name} has values of type {image.dtype}, not uint8.", hint="Give 8-bit images."
+            )
         return [np.ascontiguousarray(image[..., plane]) for plane in range(4)], cv2.INTER_LINEAR
     planes = [
         np.ascontiguousarray(_decoded(f"{folder}{name}_{color}.jpg", opener, cv2.IMREAD_COLOR)[..., plane])
@@ -189,7 +193,7 @@ def _decoded(address: str, opener: Callable[..., Any], flags: int) -> NDArray[An
     except (OSError, ValueError, HTTPException) as error:
         raise FetchError(
             f"The published example {address} cannot be downloaded: {first_line(error)}.",
-            hint="Check again with a network connection, or give the folder of the examples as `address`.",
+            hint="Use cytoloc.check_adopted(…), or remove the bundle and rerun `cytoloc adopt`.",
         ) from error
     image: NDArray[Any] | None = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     if image is None:

@@ -121,7 +121,7 @@ def aggregate_cells(
     for name, value in (("top", top), ("threshold", threshold)):
         check_type(value, (int, float, type(None)) if name == "threshold" else (int, float), argument=name)
         if value is not None and not 0 < value <= 1:
-            raise SettingsError(f"`{name}` is {value}, which is not from 0 to 1.", hint="Give a share such as 0.25.")
+            raise SettingsError(f"`{name}` is {value}.", hint="Give a value above 0 and at most 1.")
     check_type(weights, (str, pl.DataFrame, type(None)), argument="weights")
     if (weights is not None) != (method == "weighted"):
         raise SettingsError(
@@ -142,8 +142,8 @@ def aggregate_cells(
     ).astype(np.float32)
     used = sum(map(len, groups.values())) + sum(left_out.values())
     facts: dict[str, Any] = {"by": by, "method": method, "top": top if method == "top" else None, "cells": used}
-    if isinstance(weights, str):
-        facts["weights"] = weights
+    if weights is not None:
+        facts["weights"] = weights if isinstance(weights, str) else "a table"
     # What holds for cells does not hold for groups of cells.
     of_cells = {"thresholds", "knowledge", "fields_trained_on", "fields_maybe_trained_on"}
     made = {name: value for name, value in predictions.provenance.items() if name not in of_cells}

@@ -7,7 +7,7 @@ import binascii
 import csv
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -132,31 +132,32 @@ def write_cell_submission(
     Raises:
         ArgumentTypeError: If an argument has the wrong type.
         SettingsError: If the label set is not hpa19, or the predictions are not of cells.
+        TableError: If a cell is not in its label image.
         ImageError: If a label image is missing.
         OutputExistsError: If the file exists.
     """
     check_type(predictions, Predictions, argument="predictions")
     check_type(cells, Dataset, argument="cells")
     check_type(path, (str, Path), argument="path")
-    if len(predictions.label_set) != 19:
-        raise SettingsError(
-            f"The predictions have the label set {predictions.label_set.name}, but the competition has 19 locations.",
-            hint="Convert them first: `cytoloc labels convert`, or cytoloc.convert_predictions(predictions, 'hpa19').",
-        )
-    if predictions.cells is None:
-        raise SettingsError("The predictions are not of cells.", hint="Predict a dataset of `cytoloc segment`.")
+    table = submitted_cells(predictions)
     fields: dict[str, list[int]] = {}
-    for row, name in enumerate(predictions.cells["field"].to_list()):
+    for row, name in enumerate(table["field"].to_list()):
         fields.setdefault(name, []).append(row)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["ID", "ImageWidth", "ImageHeight", "PredictionString"])
-    numbers = predictions.cells["cell"].to_list()
+    numbers = table["cell"].to_list()
     for name, rows in fields.items():
         labels = labels_of(cells, name).cells
         words = []
         for row in rows:
-            mask = encode_mask(labels == numbers[row])
+            own = labels == numbers[row]
+            if not own.any():
+                raise TableError(
+                    f"The predicted cell {numbers[row]} of {name} is not in the label image.",
+                    hint="Give the dataset of cells that the cells are from.",
+                )
+            mask = encode_mask(own)
             for index, probability in enumerate(predictions.probabilities[row].tolist()):
                 if probability >= least:
                     words.append(f"{index} {probability:.5g} {mask}")
@@ -164,6 +165,28 @@ def write_cell_submission(
     with new_file(Path(path)) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     return Path(path)
+
+
+def submitted_cells(predictions: Predictions) -> pl.DataFrame:
+    """Return the table of the cells of predictions that can be submitted to the 2021 Kaggle competition.
+
+    Args:
+        predictions: The predictions.
+
+    Returns:
+        The table, which is ``predictions.cells``.
+
+    Raises:
+        SettingsError: If the label set is not hpa19, or the predictions are not of cells.
+    """
+    if len(predictions.label_set) != 19:
+        raise SettingsError(
+            f"The predictions have the label set {predictions.label_set.name}, but the competition has 19 locations.",
+            hint="Convert them first: `cytoloc labels convert`, or cytoloc.convert_predictions(predictions, 'hpa19').",
+        )
+    if predictions.cells is None:
+        raise SettingsError("The predictions are not of cells.", hint="Predict a dataset of `cytoloc segment`.")
+    return predictions.cells
 
 
 def cell_average_precision(
@@ -196,7 +219,7 @@ def cell_average_precision(
         raise TableError("`found` and `truth` have different fields.", hint="Give both for the same fields.")
     if not truth:
         raise TableError("`found` and `truth` are empty.", hint="Give at least one field.")
-    fields = []
+    fields = {}
     for name, (labels, probabilities) in found.items():
         true_labels, has = truth[name]
         for what, image, rows in (("found", labels, probabilities), ("truth", true_labels, has)):
@@ -208,7 +231,7 @@ def cell_average_precision(
                     f"`{what}` has {len(rows)} rows for {count} cells of {name}.", hint="Give one per cell."
                 )
         numbers, true_numbers = consecutive(labels)[1][1:], consecutive(true_labels)[1][1:]
-        fields.append(_ScoredField(labels, numbers, probabilities, true_labels, true_numbers, has))
+        fields[name] = _ScoredField(labels, numbers, probabilities, true_labels, true_numbers, has)
     once = np.ones((1, len(fields)), np.int64)
     return np.asarray(_average_precisions(_matched(fields, iou), once)[0], np.float64)
 
@@ -242,7 +265,8 @@ def cell_mean_average_precision(
         ArgumentTypeError: If an argument has the wrong type.
         SettingsError: If the predictions are not of cells, or ``iou`` is out of range.
         LabelSetError: If the label sets differ.
-        TableError: If the truth lacks a predicted field, a true cell has no labels, or no true cell has a location.
+        TableError: If the truth lacks a predicted field, a true cell has no labels, no true cell has
+            a location, or a cell is not in its label image.
         ImageError: If a label image is missing, or has another size.
     """
     check_type(predictions, Predictions, argument="predictions")
@@ -252,7 +276,7 @@ def cell_mean_average_precision(
     if predictions.cells is None:
         raise SettingsError("The predictions are not of cells.", hint="Predict a dataset of `cytoloc segment`.")
     if not 0 < iou <= 1:
-        raise SettingsError(f"`iou` is {iou}, which is not from 0 to 1.", hint=f"Give {LEAST_IOU}.")
+        raise SettingsError(f"`iou` is {iou}.", hint="Give a value above 0 and at most 1.")
     locations = common_label_set(predictions.label_set, labels, None, columns=len(predictions.label_set))
     has = as_truth(labels, truth.ids, locations, shape=(len(truth), len(locations)))
     found_of, true_of = _rows_by_field(predictions.cells), _rows_by_field(truth.fields)
@@ -263,12 +287,12 @@ def cell_mean_average_precision(
             hint="Give the true cells of all fields, or predict fewer fields.",
         )
     numbers, true_numbers = predictions.cells["cell"].to_numpy(), truth.fields["cell"].to_numpy()
-    scored = []
+    scored = {}
     for name, places in true_of.items():
         rows, image = np.array(found_of.get(name, []), np.int64), labels_of(truth, name).cells
         own = labels_of(cells, name).cells if len(rows) else np.zeros_like(image)
-        scored.append(
-            _ScoredField(own, numbers[rows], predictions.probabilities[rows], image, true_numbers[places], has[places])
+        scored[name] = _ScoredField(
+            own, numbers[rows], predictions.probabilities[rows], image, true_numbers[places], has[places]
         )
     matches = _matched(scored, iou)
     if not matches.truth.any():
@@ -280,9 +304,9 @@ def cell_mean_average_precision(
         rows=len(matches.scores),
         label_set=predictions.label_set,
         mean=float(np.nanmean(values)),
-        interval=mean_interval(resampled),
+        interval=mean_interval(resampled, values),
         interval_by_group=None,
-        chance=None,
+        share_of_positives=None,
         classes=precision_table(predictions.label_set, matches.truth.sum(axis=0), values, resampled),
     )
 
@@ -324,16 +348,23 @@ class _Matches(NamedTuple):
     true_field: NDArray[np.int64]
 
 
-def _matched(fields: Sequence[_ScoredField], iou: float) -> _Matches:
+def _matched(fields: Mapping[str, _ScoredField], iou: float) -> _Matches:
     """Return the true cell that each found cell overlaps most, if this is enough."""
     matches, places, true_places, start = [], [], [], 0
-    for number, field in enumerate(fields):
+    for number, (name, field) in enumerate(fields.items()):
         if field.labels.shape != field.true_labels.shape:
             raise ImageError(
-                f"Label images have the shapes {field.labels.shape} and {field.true_labels.shape}.",
+                f"Label images of {name} have the shapes {field.labels.shape} and {field.true_labels.shape}.",
                 hint="Give label images of the same fields.",
             )
         (one, found), (other, true) = consecutive(field.labels), consecutive(field.true_labels)
+        for what, wanted, present in (("predicted", field.numbers, found), ("true", field.true_numbers, true)):
+            lacking = wanted[~np.isin(wanted, present)]
+            if len(lacking):
+                raise TableError(
+                    f"The {what} cell {lacking[0]} of {name} is not in the label image.",
+                    hint="Give the dataset of cells that the cells are from.",
+                )
         shared = overlaps(one, other)
         sizes = shared.sum(axis=1, keepdims=True) + shared.sum(axis=0, keepdims=True) - shared
         rows, columns = np.searchsorted(found, field.numbers), np.searchsorted(true, field.true_numbers)
@@ -345,10 +376,10 @@ def _matched(fields: Sequence[_ScoredField], iou: float) -> _Matches:
         true_places.append(np.full(len(columns), number))
         start += len(columns)
     return _Matches(
-        np.concatenate([np.asarray(field.probabilities, np.float64) for field in fields]),
+        np.concatenate([np.asarray(field.probabilities, np.float64) for field in fields.values()]),
         np.concatenate(matches),
         np.concatenate(places),
-        np.concatenate([field.truth for field in fields]),
+        np.concatenate([field.truth for field in fields.values()]),
         np.concatenate(true_places),
     )
 

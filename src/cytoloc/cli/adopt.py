@@ -27,7 +27,7 @@ Check = Annotated[
 ]
 Examples = Annotated[
     str | None,
-    typer.Option(help="With --check: address of the folder of the example images. Default: that of the authors."),
+    typer.Option(help="With --check: address of the folder of the example images. Default: the authors' folder."),
 ]
 
 

@@ -308,22 +308,31 @@ def aggregate(
     Example: `cytoloc aggregate cells.parquet --by gene --cells plate7-cells --table genes.csv --out genes.parquet`
     """
     from cytoloc.cells.aggregation import aggregate_cells, cell_anndata
-    from cytoloc.cells.competition import write_cell_submission
+    from cytoloc.cells.competition import submitted_cells, write_cell_submission
     from cytoloc.dataset.store import open_dataset
     from cytoloc.decide.decision import read_decision
     from cytoloc.errors import SettingsError
-    from cytoloc.files import check_outputs, new_file
+    from cytoloc.files import check_outputs, new_files
     from cytoloc.prediction_files import check_predictions_path, read_predictions, write_predictions
 
+    if method != "weighted" and (weights is not None or attention is not None):
+        raise SettingsError(
+            "--weights and --attention need --method weighted.", hint="Add --method weighted, or remove the weights."
+        )
+    if method == "weighted" and weights is None and attention is None:
+        raise SettingsError("--method weighted needs --weights or --attention.", hint="Give one of them.")
     if submission is not None and cells is None:
         raise SettingsError("--submission needs --cells, which has the masks.", hint="Give the dataset of cells.")
     check_predictions_path(out)
-    check_outputs(*[each for each in (out, table, groups, h5ad, submission) if each])
+    outputs = [each for each in (out, table, groups, h5ad, submission) if each]
+    check_outputs(*outputs)
     if h5ad is not None and h5ad.suffix != ".h5ad":
         raise SettingsError(
             f"{h5ad} is not a valid name for an AnnData file.", hint="Choose a name that ends in .h5ad."
         )
     given = read_predictions(predictions)
+    if submission is not None:
+        submitted_cells(given)
     dataset = None if cells is None else open_dataset(cells)
     decided = given if decision is None else read_decision(decision)(given)
     found = aggregate_cells(
@@ -336,24 +345,30 @@ def aggregate(
         min_cells=min_cells,
         cells=dataset,
     )
-    write_predictions(found.predictions, out)
+    facts = found.predictions.provenance["aggregated"]
+    if attention is not None or weights is not None:
+        facts["weights"] = weights if attention is None else f"attention of {attention}"
+    with new_files(*outputs) as temporary:
+        write_predictions(found.predictions, temporary[out])
+        for path, rows in ((table, found.locations), (groups, found.groups)):
+            if path is not None:
+                rows.write_csv(temporary[path], float_precision=4)
+        if h5ad is not None:
+            cell_anndata(decided, cells=dataset).write_h5ad(temporary[h5ad])
+        if submission is not None and dataset is not None:
+            write_cell_submission(given, dataset, temporary[submission])
     typer.echo(f"{out}: {counted(len(given), 'cell')} aggregated to {counted(len(found.predictions), by)} by {method}.")
-    without = found.predictions.provenance["aggregated"]["cells_without_group"]
+    without = facts["cells_without_group"]
     if without:
         note(f"{counted(without, 'cell')} without a known {by} left out.")
     if found.left_out:
         note(f"{counted(len(found.left_out), by)} with fewer than {counted(min_cells, 'cell')} left out.")
     for path, rows in ((table, found.locations), (groups, found.groups)):
         if path is not None:
-            with new_file(path) as temporary:
-                rows.write_csv(temporary, float_precision=4)
             typer.echo(f"{path}: {counted(rows.height, 'row')}.")
     if h5ad is not None:
-        with new_file(h5ad) as temporary:
-            cell_anndata(decided, cells=dataset).write_h5ad(temporary)
         typer.echo(f"{h5ad}: {counted(len(given), 'cell')}.")
-    if submission is not None and dataset is not None:
-        write_cell_submission(given, dataset, submission)
+    if submission is not None:
         typer.echo(f"{submission}: masks of {counted(len(given), 'cell')}.")
 
 

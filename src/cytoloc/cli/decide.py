@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cytoloc.choices import Blank, CalibrationKind, EnsembleKind, MethodName
-from cytoloc.cli.console import counted, warn_if_trained_on
+from cytoloc.cli.console import counted, note, warn_if_trained_on
 from cytoloc.cli.members import (
     IdsPath,
     LabelSetOption,
@@ -102,7 +102,9 @@ KnownNeighbors = Annotated[
         " member. Needs --folds: fields of one group never vote on each other. Can be repeated."
     ),
 ]
-NeighborCount = Annotated[int, typer.Option("-k", help="With --neighbors: number of fields that vote.", min=1)]
+NeighborCount = Annotated[
+    int | None, typer.Option("-k", help="With --neighbors: number of fields that vote. Default: 10.", min=1)
+]
 DecisionPath = Annotated[Path, typer.Option(help="Decision file of `cytoloc decide fit` (.json).")]
 LocationsOut = Annotated[Path, typer.Option(help="New CSV file of locations, with columns Id,Predicted.")]
 Without = Annotated[
@@ -180,7 +182,7 @@ def fit(
     held_out: HeldOut = None,
     coverage: Coverage = None,
     neighbors: KnownNeighbors = None,
-    k: NeighborCount = 10,
+    k: NeighborCount = None,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:
@@ -197,11 +199,16 @@ def fit(
     from cytoloc.decide import Rules, fit_and_cross_fit, method_named, write_decision
     from cytoloc.decide.decision import with_provenance
     from cytoloc.decide.inputs import refuse_trained_on
+    from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files, sha256_of
     from cytoloc.labels.ids import warn_about_ids
     from cytoloc.labels.lists import read_groups, read_labels, write_locations
     from cytoloc.predictions import combine, join_members
 
+    if k is not None and not neighbors:
+        raise SettingsError(
+            "The option -k needs --neighbors.", hint="Give the features of the labeled fields, or remove -k."
+        )
     outputs = [out, *([held_out] if held_out else []), *([neighbors_path(out)] if neighbors else [])]
     check_outputs(*outputs)
     files = member_files(predictions, member, apart=members)
@@ -234,7 +241,7 @@ def fit(
             from cytoloc.embed.voting import write_neighbors
 
             write_neighbors(voting, temporary[neighbors_path(out)])
-            facts["neighbors"] = {"sha256": sha256_of(temporary[neighbors_path(out)]), "k": k}
+            facts["neighbors"] = {"sha256": sha256_of(temporary[neighbors_path(out)]), "k": voting.k}
         write_decision(with_provenance(report.decision, **facts), temporary[out])
         if held_out and decided is not None:
             write_locations(names, decided, temporary[held_out], locations)
@@ -259,12 +266,18 @@ def neighbors_path(decision: Path) -> Path:
 
 
 def _with_votes(
-    members: dict[str, Predictions], files: list[Path], labels: Dataset | LabelList, *, folds: Path | None, k: int
+    members: dict[str, Predictions],
+    files: list[Path],
+    labels: Dataset | LabelList,
+    *,
+    folds: Path | None,
+    k: int | None,
 ) -> tuple[LabeledNeighbors, dict[str, Predictions]]:
     """Return the labeled fields that vote, and the members with the out-of-fold votes as one more."""
+    from cytoloc.dataset.labeled import known_labels
     from cytoloc.embed.embeddings import join_embeddings, read_embeddings
-    from cytoloc.embed.voting import MEMBER, labeled_neighbors
-    from cytoloc.errors import SettingsError, TableError
+    from cytoloc.embed.voting import DEFAULT_K, MEMBER, labeled_neighbors
+    from cytoloc.errors import SettingsError
     from cytoloc.labels.lists import read_groups
 
     if folds is None:
@@ -274,15 +287,23 @@ def _with_votes(
         )
     if MEMBER in members:
         raise SettingsError(f"A member is named {MEMBER}, as the votes are.", hint="Give it another name.")
-    voting = labeled_neighbors(join_embeddings([read_embeddings(file) for file in files]), labels, k=k)
-    predicted = {name for table in members.values() for name in table.ids}
-    both = [name for name in voting.embeddings.ids if name in predicted]
-    if not both:
-        raise TableError(
-            f"None of the {len(predicted)} predicted fields has features.", hint="Compute features of these fields."
-        )
+    voting = labeled_neighbors(join_embeddings([read_embeddings(file) for file in files]), labels, k=k or DEFAULT_K)
+    predicted = {name for table in members.values() for name in table.ids} & known_labels(labels).keys()
     votes = voting.out_of_fold(read_groups(folds, voting.embeddings.ids))
-    return voting, {**members, MEMBER: votes[both]}
+    return voting, {**members, MEMBER: _votes_on(votes, predicted)}
+
+
+def _votes_on(votes: Predictions, ids: set[str]) -> Predictions:
+    """Return the votes on some fields, and print how many of these fields have none."""
+    from cytoloc.errors import TableError
+
+    both = [name for name in votes.ids if name in ids]
+    if not both:
+        raise TableError(f"None of the {len(ids)} fields has features.", hint="Compute features of these fields.")
+    without = len(ids) - len(both)
+    if without:
+        note(f"{counted(without, 'field')} without features: decided without votes.")
+    return votes[both]
 
 
 def apply(
@@ -384,11 +405,7 @@ def _new_votes(
     voting = read_neighbors(reference)
     if sha256_of(reference) != facts["sha256"]:
         raise TableError(f"{reference} is not the file that was written with {path}.", hint="Fit the decision again.")
-    votes = voting(join_embeddings([read_embeddings(file) for file in files]))
-    both = [name for name in votes.ids if name in ids]
-    if not both:
-        raise TableError(f"None of the {len(ids)} fields has features.", hint="Compute features of these fields.")
-    return {MEMBER: votes[both]}
+    return {MEMBER: _votes_on(voting(join_embeddings([read_embeddings(file) for file in files])), ids)}
 
 
 def _report_lines(report: DecisionReport) -> list[str]:

@@ -48,8 +48,11 @@ Probabilities = Annotated[
     ),
 ]
 MinPositives = Annotated[
-    int,
-    typer.Option(help="Also report the macro F1 over the classes with at least this number of positive fields.", min=1),
+    int | None,
+    typer.Option(
+        help="Also report the macro F1 over the classes with at least this number of positive fields. Default: 5.",
+        min=1,
+    ),
 ]
 ClassTable = Annotated[Path | None, typer.Option(help="Also write the table of classes to this new CSV file.")]
 Folds = Annotated[Path | None, typer.Option(help="Folds file. Its groups are resampled for the bootstrap interval.")]
@@ -80,7 +83,7 @@ def evaluate(
     cells: CellsDataset = None,
     true_cells: TrueCells = None,
     predictions: Probabilities = None,
-    min_positives: MinPositives = 5,
+    min_positives: MinPositives = None,
     table: ClassTable = None,
     folds: Folds = None,
     groups: Groups = None,
@@ -109,7 +112,12 @@ def evaluate(
             "cannot be combined with --folds, because both name groups. Remove one.", param_hint="--groups"
         )
     if metric == "map":
-        for option, given in (("--predictions", predictions), ("--leak", leak), ("--plot", plot)):
+        for option, given in (
+            ("--predictions", predictions),
+            ("--min-positives", min_positives),
+            ("--leak", leak),
+            ("--plot", plot),
+        ):
             if given:
                 raise typer.BadParameter("is for --metric f1. Remove it.", param_hint=option)
         _evaluate_probabilities(
@@ -129,7 +137,7 @@ def evaluate(
         decided,
         labels,
         predictions,
-        min_positives=min_positives,
+        min_positives=5 if min_positives is None else min_positives,
         outputs=(table, plot),
         groups=folds or groups,
         leak=leak,
@@ -157,12 +165,17 @@ def _evaluate_locations(
 
     from cytoloc.dataset.labeled import open_labels
     from cytoloc.decide import evaluate as evaluated
+    from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files
     from cytoloc.labels.lists import read_groups, read_known, read_labels
     from cytoloc.prediction_files import prediction_files
     from cytoloc.predictions import Predictions, combine
     from cytoloc.report.tables import class_rows, summary_lines
 
+    if decided.is_dir() or decided.suffix == ".parquet":
+        raise SettingsError(
+            f"{decided} has predictions, not locations.", hint="Use --metric map, or apply a decision first."
+        )
     table, plot = outputs
     tables, plots = [table] if table else [], [plot] if plot else []
     check_outputs(*tables, images=plots)
@@ -266,8 +279,8 @@ def _print_average_precision(found: AveragePrecision) -> None:
         f"\nmean average precision {found.mean:.3f} over {counted(with_positives, 'location')} with positives"
         f" ({found.classes.height - with_positives} without)"
     )
-    if found.chance is not None:
-        typer.echo(f"chance {found.chance:.3f}: the mean share of positives")
+    if found.share_of_positives is not None:
+        typer.echo(f"share of positives {found.share_of_positives:.3f}: the mean over these locations")
     for what, interval in (("fields", found.interval), ("groups", found.interval_by_group)):
         if interval is not None:
             typer.echo(f"95 % interval from resampling {what}: {interval[0]:.3f} to {interval[1]:.3f}")

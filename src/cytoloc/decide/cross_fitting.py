@@ -214,7 +214,7 @@ def select_method(
 
     The candidate with the lowest log loss is chosen, because log loss varies less than F1, which depends on the few
     fields of rare classes. A candidate without calibrated probabilities is chosen instead if its macro F1 is higher by
-    more than the standard error of the difference.
+    more than two standard errors of the difference.
 
     Args:
         stack: Probabilities, shape ``(members, n, classes)``.
@@ -261,11 +261,11 @@ def select_method(
         gain, error = paired_difference(predicted, decided[first], truth)
         row = {"method": method.name, "macro_f1": macro_f1(predicted, truth), "log_loss": loss}
         table.append(row | {"gain": gain, "standard_error": error})
-    better = [i for i, row in enumerate(table) if losses[i] is None and row["gain"] > row["standard_error"]]
+    better = [i for i, row in enumerate(table) if losses[i] is None and row["gain"] > 2 * row["standard_error"]]
     best = max(better, key=lambda i: float(table[i]["macro_f1"]), default=first)
     reason = f"{table[first]['method']} has the lowest cross-fitted log loss ({known[first]:.4f})"
     if best == first:
-        reason += ", and no method without probabilities has a macro F1 higher by more than the standard error."
+        reason += ", and no method without probabilities has a macro F1 higher by more than two standard errors."
     else:
         gain, error = table[best]["gain"], table[best]["standard_error"]
         reason += f", but the macro F1 of {table[best]['method']} is higher by {gain:.4f} ± {error:.4f}."

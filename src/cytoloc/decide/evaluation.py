@@ -263,7 +263,7 @@ def _common_means(rows: pl.DataFrame, n_fields: int) -> dict[str, Any]:
         means |= {"macro_f1": rows["f1"].mean(), "chance_macro_f1": rows["chance_f1"].mean()}
         if "average_precision" in rows.columns:
             means["mean_average_precision"] = rows["average_precision"].mean()
-            means["chance_mean_average_precision"] = (rows["positives"] / n_fields).mean()
+            means["share_of_positives"] = (rows["positives"] / n_fields).mean()
             means["macro_roc_auc"] = rows["roc_auc"].mean()
     return means
 
@@ -276,10 +276,11 @@ class AveragePrecision:
         rows: The number of evaluated fields or cells.
         label_set: The locations.
         mean: Mean average precision over the locations with positives.
-        interval: Its 95 % bootstrap interval from resampling fields, or for single cells the fields of the cells. None
-            if a resample has no positives.
+        interval: Its 95 % bootstrap interval from resampling fields, or for single cells the fields of the cells. The
+            resamples are shifted so that their mean is ``mean``. None if a resample has no positives.
         interval_by_group: The same from resampling groups; None without groups.
-        chance: The mean share of positives: about the value of random probabilities. None for single cells with masks.
+        share_of_positives: The mean share of positives over the locations with positives. Random probabilities have a
+            higher mean average precision if a location has few positives. None for single cells with masks.
         classes: A table with a row per location: ``key``, ``location``, ``positives``, ``average_precision`` (null
             without positives), and its interval ``low`` and ``high``.
     """
@@ -289,7 +290,7 @@ class AveragePrecision:
     mean: float
     interval: tuple[float, float] | None
     interval_by_group: tuple[float, float] | None
-    chance: float | None
+    share_of_positives: float | None
     classes: pl.DataFrame
 
     def __repr__(self) -> str:
@@ -308,7 +309,7 @@ class AveragePrecision:
             "mean_average_precision": self.mean,
             "interval_95": list(self.interval or ()),
             "interval_95_by_group": list(self.interval_by_group or ()),
-            "chance": self.chance,
+            "share_of_positives": self.share_of_positives,
             "classes": self.classes.to_dicts(),
         }
 
@@ -366,9 +367,9 @@ def mean_average_precision(
         rows=len(truth),
         label_set=locations,
         mean=float(np.nanmean(values)),
-        interval=mean_interval(resampled),
-        interval_by_group=None if by_group is None else mean_interval(by_group),
-        chance=float(truth.mean(axis=0)[truth.any(axis=0)].mean()),
+        interval=mean_interval(resampled, values),
+        interval_by_group=None if by_group is None else mean_interval(by_group, values),
+        share_of_positives=float(truth.mean(axis=0)[truth.any(axis=0)].mean()),
         classes=precision_table(locations, truth.sum(axis=0), values, resampled),
     )
 

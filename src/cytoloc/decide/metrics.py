@@ -264,20 +264,25 @@ def resampled_average_precision(
     return found
 
 
-def mean_interval(values: Floats, *, level: float = 0.95) -> tuple[float, float] | None:
-    """Return the percentile interval of the mean over classes; None if a resample has no class with positives.
+def mean_interval(resampled: Floats, values: Floats) -> tuple[float, float] | None:
+    """Return the 95 % bootstrap interval of the mean over classes; None if a resample has no class with positives.
+
+    The mean is too high in most resamples, because repeated positives raise the average precision and classes without
+    positives are left out. The resamples are therefore shifted so that their mean is the mean of ``values``.
 
     Args:
-        values: A metric of each resample and class, NaN if it is undefined, shape ``(resamples, classes)``.
-        level: The confidence level.
+        resampled: A metric from 0 to 1 of each resample and class, NaN if it is undefined, shape ``(resamples,
+            classes)``.
+        values: The metric of each class in the sample, NaN if it is undefined, shape ``(classes,)``.
 
     Returns:
         The lower and the upper end.
     """
-    if np.isnan(values).all(axis=1).any():
+    if np.isnan(resampled).all(axis=1).any():
         return None
-    low, high = np.quantile(np.nanmean(values, axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    means = np.nanmean(resampled, axis=1)
+    low, high = np.quantile(means, [0.025, 0.975]) - means.mean() + np.nanmean(values)
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def class_log_loss(probabilities: NDArray[np.floating], truth: Bools) -> float:

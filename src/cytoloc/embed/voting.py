@@ -16,7 +16,7 @@ from cytoloc.dataset.labeled import LabelSource, known_labels, open_labels
 from cytoloc.embed.embeddings import Embeddings
 from cytoloc.embed.neighbors import nearest_rows
 from cytoloc.errors import FormatError, SettingsError, TableError, first_line
-from cytoloc.files import FileFormat, check_format, existing, new_file
+from cytoloc.files import FileFormat, check_format, new_file
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.labels.lists import group_numbers
 from cytoloc.predictions import Predictions
@@ -256,8 +256,10 @@ def read_neighbors(path: Path) -> LabeledNeighbors:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not path.exists():
+        raise TableError(f"The file {path} does not exist.", hint="Keep it beside the decision.")
     try:
-        table = pq.read_table(existing(path))
+        table = pq.read_table(path)
         header = json.loads((table.schema.metadata or {}).get(b"cytoloc", b"{}"))
     except (pa.ArrowInvalid, ValueError) as error:
         raise FormatError(

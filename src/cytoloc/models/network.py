@@ -216,7 +216,7 @@ def _refuse_other_settings(spec: ModelSpec, weights: str) -> None:
     """Raise unless a specification has the normalization and the variant that published weights expect."""
     for source, title, variant in (("dino4cells", "DINO4Cells", "dino"), ("morphem", "MorphEm", "channel-bag")):
         if weights.startswith(f"adopt:{source}:") and not (spec.each and spec.variant == variant):
-            what = "positions of DINO" if variant == "dino" else "channels one by one"
+            what = "positions of DINO" if variant == "dino" else "a backbone that sees each channel separately"
             raise WeightsError(
                 f"The weights of {title} expect images that are normalized one by one, and {what}.",
                 hint=f"Set image.normalize=field and model.variant={variant}.",

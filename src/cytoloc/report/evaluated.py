@@ -64,7 +64,7 @@ def summary_section(evaluation: Evaluation, *, how: str, left_out: int, source: 
         (
             "mean average precision",
             "mean_average_precision",
-            f"chance {common.get('chance_mean_average_precision', 0):.3f} for common locations",
+            f"share of positives {common.get('share_of_positives', 0):.3f} for common locations",
         ),
         ("mean ROC AUC", "macro_roc_auc", "chance 0.5"),
         ("calibration error", "mean_calibration_error", "mean over locations; 0 is perfect"),

@@ -61,7 +61,7 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
         if "mean_average_precision" in common:
             lines.append(
                 f"    mean average precision {common['mean_average_precision']:.3f}"
-                f" (chance {common['chance_mean_average_precision']:.3f}),"
+                f" (share of positives {common['share_of_positives']:.3f}),"
                 f" macro ROC AUC {_cell(common['macro_roc_auc'])} (chance 0.5)"
             )
     wrong = evaluation.classes.filter((pl.col("positives") == 0) & (pl.col("predicted") > 0))
