@@ -13,9 +13,9 @@ from torch import nn
 import cytoloc as cl
 from cytoloc.adoption.adjusting import adjust_network
 from cytoloc.errors import ModelCaution, SettingsError
-from cytoloc.models.network import Network, NormalizeEach
-from cytoloc.predict.bundle import builtin_bundle, open_bundle
-from cytoloc.predict.bundle_header import DECISION, WEIGHTS
+from cytoloc.models.network import Network, NormalizeEach, build_network
+from cytoloc.predict.bundle import builtin_bundle, open_bundle, write_archive
+from cytoloc.predict.bundle_header import DECISION, INPUTS, WEIGHTS, Part
 from tests.conftest import Cli
 
 
@@ -55,7 +55,7 @@ def test_a_copy_differs_in_batch_normalization_alone_and_knows_the_images(
     dark: cl.Dataset, tmp_path: Path, cli: Cli
 ) -> None:
     path = tmp_path / "adjusted.cytoloc"
-    done = cli("adjust", "builtin", dark.path, "--out", path, "--share", "0.5")
+    done = cli("adjust", "builtin", dark.path, "--out", path, "--share", "0.5", "--enlarge", "1.5")
     assert done.code == 0, done.err
     before, after = open_bundle(builtin_bundle()), open_bundle(path)
     assert after.parts[DECISION] == before.parts[DECISION]
@@ -65,6 +65,15 @@ def test_a_copy_differs_in_batch_normalization_alone_and_knows_the_images(
     assert {key: value.dtype for key, value in new.items()} == {key: value.dtype for key, value in old.items()}
     different = {key for key in old if not torch.equal(old[key], new[key])}
     assert different == {key for key in old if key.endswith(("running_mean", "running_var"))}
+
+    assert [bundle.header.members[0].enlarged_px for bundle in (before, after)] == [160, 192]
+    assert "enlarges images to 192 px" in after.card
+    network = after.network(0).eval()
+    pixels = torch.from_numpy(dark.read(np.arange(2)))
+    with torch.inference_mode():
+        features = network.features(pixels)
+    assert isinstance(features, torch.Tensor)
+    assert features.shape[-1] == 192 // 32
 
     marked = {}
     for which in ("builtin", path):
@@ -97,3 +106,29 @@ def test_what_cannot_be_adjusted_is_refused(
     with pytest.raises(SettingsError, match=words):
         cl.adjust("builtin", given, tmp_path / name, share=share)
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(("enlarge", "words"), [(0.9, "`enlarge` is 0.9"), (5.0, "`enlarge` is 5")])
+def test_a_factor_out_of_range_is_refused(dark: cl.Dataset, tmp_path: Path, enlarge: float, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        cl.adjust("builtin", dark, tmp_path / "a.cytoloc", enlarge=enlarge)
+    with pytest.raises(SettingsError, match="`datasets` is empty"):
+        cl.adjust("builtin", [], tmp_path / "a.cytoloc")
+
+
+def test_a_network_without_batch_normalization_is_refused(dark: cl.Dataset, tmp_path: Path) -> None:
+    bundle = open_bundle(builtin_bundle())
+    member = bundle.header.members[0].model_copy(
+        update={"backbone": "convnext_atto", "head": "plain", "enlarged_px": None}
+    )
+    header = bundle.header.model_copy(update={"members": [member]})
+    state = build_network(header.spec(0)).state_dict()
+    parts = {
+        **bundle.parts,
+        f"members/0/{WEIGHTS}": safetensors.torch.save({k: v.contiguous() for k, v in state.items()}),
+    }
+    del parts[INPUTS]
+    listed = {name: Part.of(content) for name, content in parts.items()}
+    write_archive(tmp_path / "other.cytoloc", header.model_copy(update={"parts": listed}), parts)
+    with pytest.raises(SettingsError, match="has no batch normalization"):
+        cl.adjust(tmp_path / "other.cytoloc", dark, tmp_path / "a.cytoloc")

@@ -154,9 +154,9 @@ def test_each_channel_has_its_own_gamma_blur_and_noise() -> None:
 
 def test_optics_change_the_stated_share_of_channels_in_both_directions() -> None:
     gray = torch.full((200, 2, 8, 8), 64, dtype=torch.uint8)
-    plain = {"flips": False, "turns": False}
-    for settings in ({"gamma": 0.5}, {"noise": 6.0}):
-        seen = Augmentation(**plain, **settings, optics_p=0.25)(gray, generator=torch.Generator().manual_seed(0))
+    plain = Augmentation(flips=False, turns=False, optics_p=0.25)
+    for augmentation in (replace(plain, gamma=0.5), replace(plain, noise=6.0)):
+        seen = augmentation(gray, generator=torch.Generator().manual_seed(0))
         assert 0.17 < float((seen != gray).flatten(2).any(dim=2).float().mean()) < 0.33
         assert int(seen.min()) < 58 < 70 < int(seen.max())
 

@@ -126,11 +126,13 @@ def adjust(
     ]
     for number, (member, network) in enumerate(zip(members, networks, strict=True)):
         network.enlarged_px = member.enlarged_px
-        changed = adjust_network(network, np.concatenate(images), share=share, progress=_part_of(progress, number, len(networks)))
+        changed = adjust_network(
+            network, np.concatenate(images), share=share, progress=_part_of(progress, number, len(networks))
+        )
         name = f"members/{number}/{WEIGHTS}"
         parts[name] = safetensors.torch.save({**safetensors.torch.load(parts[name]), **changed})
     what = " and ".join(
-        f"{len(fields):,} fields of {each.path.name}" for fields, each in zip(images, opened, strict=True)
+        f"{len(fields):,} fields of {Path(str(each.path)).name}" for fields, each in zip(images, opened, strict=True)
     )
     note = f"\n\n## Adjusted\n\nThe batch normalization was adjusted, without labels, to {what} (share {share:g}).\n"
     if members[0].enlarged_px is not None:
@@ -151,7 +153,11 @@ def _typical_images(info: ModelInfo, dataset: Dataset) -> UInt8Array:
 
 
 def adjust_network(
-    network: Network, images: UInt8Array, *, share: float, progress: Callable[[int, int], None] = lambda _done, _all: None
+    network: Network,
+    images: UInt8Array,
+    *,
+    share: float,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> dict[str, Tensor]:
     """Blend the means and variances in the batch normalization of a network with those of other images.
 

@@ -29,7 +29,10 @@ def adjust(
     ],
     out: Annotated[Path, typer.Option(help="New bundle file (.cytoloc).")],
     share: Annotated[
-        float, typer.Option(help="Weight of the new images, above 0 and at most 1. The training images get the remaining weight.")
+        float,
+        typer.Option(
+            help="Weight of the new images, above 0 and at most 1. The training images get the remaining weight."
+        ),
     ] = 0.5,
     enlarge: Annotated[
         float | None,
