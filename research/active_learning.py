@@ -23,12 +23,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
-from sklearn.preprocessing import StandardScaler
 
 import cytoloc as cl
+from cytoloc.embed.novelty import comparable, farthest_first
 
 FIRST: Final = 100
 STEP: Final = 50
@@ -73,12 +72,9 @@ def most_uncertain(known: Round) -> Rows:
 
 def far_from_labeled(known: Round) -> Rows:
     """Choose one by one the field that is farthest from all labeled fields (k-center)."""
-    nearest = np.min([((known.features - each) ** 2).sum(axis=1) for each in known.labeled], axis=0, initial=np.inf)
-    chosen = []
-    for _ in range(STEP):
-        chosen.append(int(nearest.argmax()))
-        nearest = np.minimum(nearest, ((known.features - known.features[chosen[-1]]) ** 2).sum(axis=1))
-    return np.array(chosen)
+    places = np.concatenate([known.labeled, known.features]).astype(np.float32)
+    labeled = np.arange(len(places)) < len(known.labeled)
+    return farthest_first(places, labeled, most=STEP)[:STEP] - len(known.labeled)
 
 
 def likely_rare(known: Round) -> Rows:
@@ -155,7 +151,7 @@ def main() -> None:
     given = parser.parse_args()
     study = cl.open_dataset(given.study)
     embedded = cl.load("builtin").embed(study)
-    features = PCA(128, random_state=0).fit_transform(StandardScaler().fit_transform(embedded))
+    features = comparable(embedded).astype(np.float64)
     features = features / features.std()
     labels = np.arange(FIRST, LAST + 1, STEP)
     found = {

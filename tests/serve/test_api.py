@@ -21,9 +21,10 @@ import tifffile
 import cytoloc
 from cytoloc._typing import UInt8Array
 from cytoloc.dataset.store import Dataset, open_dataset
+from cytoloc.embed.novelty import comparable, farthest_first
 from cytoloc.errors import BusyError, SettingsError
 from cytoloc.predict.model import Model
-from cytoloc.serve.gallery import Gallery
+from cytoloc.serve.gallery import Gallery, GalleryFilter
 from cytoloc.serve.running import listening
 from cytoloc.serve.settings import ServeSettings
 from tests.conftest import DATA, Cli
@@ -314,6 +315,17 @@ def test_requests_at_the_same_time_get_their_own_answers(server: Running, builti
         assert np.allclose(list(pool.map(one, range(12))), expected, atol=1e-4)
 
 
+def test_fields_unlike_all_labeled_ones_are_most_worth_labeling(builtin: Model, fields: Dataset) -> None:
+    features = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
+    gallery = Gallery(fields, builtin, embeddings=cytoloc.Embeddings(fields.ids, features, builtin.fingerprint))
+    gallery.labeled = np.arange(12) < 4
+    wanted = GalleryFilter(sort="novelty", descending=True)
+    order = farthest_first(comparable(features), gallery.labeled)
+    assert gallery.find(wanted).tolist() == [*order.tolist(), 0, 1, 2, 3]
+    gallery.labeled[order[0]] = True
+    assert gallery.find(wanted).tolist()[0] == order[1]
+
+
 def test_the_dataset_is_filtered_and_sorted(server: Running, builtin: Model, fields: Dataset) -> None:
     expected = builtin.predict(fields)
     decided = expected.decided
@@ -338,6 +350,8 @@ def test_the_dataset_is_filtered_and_sorted(server: Running, builtin: Model, fie
     p = np.clip(expected.probabilities.astype(np.float64), 1e-6, 1 - 1e-6)
     entropy = (-p * np.log2(p) - (1 - p) * np.log2(1 - p)).sum(axis=1)
     assert ids(sort="uncertainty", descending=True) == [fields.ids[row] for row in np.argsort(-entropy)]
+    # All fields are labeled, so none is more worth labeling than another.
+    assert set(ids(sort="novelty", descending=True)) == set(fields.ids)
     assert set(ids(show="predicted", location="25")) == of(decided[:, 25])
     assert set(ids(show="labeled", location="0")) == of(fields.truth[:, 0])
     assert ids(show="unlabeled") == []

@@ -17,6 +17,7 @@ from cytoloc.choices import refuse_unknown
 from cytoloc.dataset.store import Dataset
 from cytoloc.embed.embeddings import Embeddings
 from cytoloc.embed.neighbors import find_neighbors
+from cytoloc.embed.novelty import comparable, farthest_first
 from cytoloc.errors import FormatError, LabelSetError, SettingsError, StorageError, TableError, first_line
 from cytoloc.files import existing, replace_file
 from cytoloc.labels.lists import read_csv, require_columns
@@ -30,8 +31,9 @@ from cytoloc.serve.guards import LOG
 Show = Literal["all", "predicted", "labeled", "unlabeled", "corrected", "different", "caution"]
 """Which fields the gallery shows. ``different`` are labeled fields whose labels the prediction does not confirm."""
 
-Sort = Literal["id", "probability", "uncertainty", "well"]
-"""The order of the gallery. ``uncertainty`` is the sum of the entropies of all probabilities."""
+Sort = Literal["id", "probability", "uncertainty", "novelty", "well"]
+"""The order of the gallery. ``uncertainty`` is the sum of the entropies of all probabilities. ``novelty`` is the
+distance of features from those of all labeled fields, and from fields that are more novel."""
 
 METADATA: Final = ("plate", "well", "field", "antibody", "gene", "cell_line")
 
@@ -51,7 +53,9 @@ class GalleryFilter(BaseModel):
     well: str = Field("", max_length=200, description="Well.")
     text: str = Field("", max_length=200, description="A part of the id.")
     sort: Sort = Field(
-        "id", description="The order. Probabilities are those of the location, or the largest ones of each field."
+        "id",
+        description="The order. Probabilities are those of the location, or the largest ones of each field. Fields of"
+        " high novelty are most worth labeling. The first request for novelty computes all features.",
     )
     descending: bool = Field(default=False, description="Whether the largest value comes first.")
     offset: int = Field(0, ge=0, le=100_000_000, description="Number of fields before the first one.")
@@ -108,6 +112,7 @@ class Gallery:
             embeddings = Embeddings(dataset.ids, embeddings.features[order], embeddings.model)
         self.embeddings = embeddings
         self._embedding = asyncio.Lock()
+        self._novel: tuple[bytes, IntArray] | None = None
         self.labels: BoolArray | None = None
         self.labeled = np.zeros(count, np.bool_)
         if dataset.label_set.keys == model.label_set.keys:
@@ -214,6 +219,8 @@ class Gallery:
             keys = strongest[rows]
         elif wanted.sort == "uncertainty":
             keys = np.nan_to_num(self.uncertainty[rows], nan=-1.0)
+        elif wanted.sort == "novelty":
+            keys = self._novelty()[rows]
         elif wanted.sort == "well":
             keys = _ranks(self.dataset.fields.select(pl.concat_str(["plate", "well"], ignore_nulls=True)).to_series())[
                 rows
@@ -266,13 +273,33 @@ class Gallery:
         Returns:
             Pairs of a row and a distance, the nearest first.
         """
-        async with self._embedding:
-            if self.embeddings is None:
-                self.embeddings = await self._embed(batcher)
-        features = self.embeddings
+        features = await self.features(batcher)
         one = Embeddings((self.dataset.ids[row],), features.features[row : row + 1], features.model)
         found = await asyncio.to_thread(find_neighbors, one, features, k=min(k, len(features) - 1))
         return list(zip(found.rows[0].tolist(), found.distances[0].tolist(), strict=True))
+
+    async def features(self, batcher: Batcher) -> Embeddings:
+        """Return the features of all fields. They are computed, in slices, if there are none yet."""
+        async with self._embedding:
+            if self.embeddings is None:
+                self.embeddings = await self._embed(batcher)
+        return self.embeddings
+
+    def _novelty(self) -> IntArray:
+        """Return a number for each field that is larger the sooner it should be labeled; 0 for labeled fields.
+
+        The features must have been computed. The numbers are kept until labels are saved or removed.
+        """
+        if self.embeddings is None:
+            raise SettingsError("The features of the dataset are not computed yet.", hint="Ask for neighbors first.")
+        labeled = self.labeled.copy()
+        labeled[list(self.corrections.rows)] = True
+        if self._novel is None or self._novel[0] != labeled.tobytes():
+            order = farthest_first(comparable(self.embeddings.features), labeled)
+            numbers = np.zeros(len(labeled), np.int64)
+            numbers[order] = np.arange(len(order), 0, -1)
+            self._novel = labeled.tobytes(), numbers
+        return self._novel[1]
 
     async def _embed(self, batcher: Batcher) -> Embeddings:
         """Compute the features of all fields, in slices."""

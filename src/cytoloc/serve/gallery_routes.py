@@ -106,6 +106,8 @@ def add_gallery_routes(app: FastAPI, service: Service) -> None:
     ) -> GalleryAnswer:
         """Return the fields that match a filter, in order."""
         gallery = service.shown()
+        if wanted.sort == "novelty":
+            await gallery.features(service.batcher)
         rows = await asyncio.to_thread(gallery.find, wanted)
         some = rows[wanted.offset : wanted.offset + wanted.limit].tolist()
         uncertainty = gallery.uncertainty[some] if some else np.empty(0, np.float32)
