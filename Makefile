@@ -30,16 +30,18 @@ $(VENV)/.docs: Makefile pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
-# Two workers on two cores, so a thread each: more only get in each other's way. A worker runs whole files, so that it
-# makes what their tests share once. mypy runs beside the tests, which keep both cores busy; its output comes last.
-check: PYTEST_ONLY := -m 'not slow'
-check test: $(VENV)/.installed
+# Two workers on two cores, so a thread each: more only get in each other's way.
+check: $(VENV)/.installed
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
-	@mkdir -p .mypy_cache; $(BIN)/mypy src benchmarks tests docs/hooks > .mypy_cache/output.txt 2>&1 & types=$$!; \
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ONLY) -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
-	wait $$types; types=$$?; cat .mypy_cache/output.txt; \
-	exit $$((tests || types))
+	$(BIN)/mypy src benchmarks tests docs/hooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2
+
+test: $(VENV)/.installed
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy src benchmarks tests docs/hooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format $(CODE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Callable
@@ -25,18 +24,6 @@ DATA = Path(os.environ.get("CYTOLOC_TEST_DATA", Path(__file__).parents[2] / "sha
 # No test is a matter of time: machines are busy with other things too.
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with slow tests first, so that short ones are left when one worker has nothing more to do."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
-def pytest_collection_finish() -> None:
-    """Exclude all that was imported from garbage collection, which otherwise looks through it again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 @dataclass(frozen=True)
