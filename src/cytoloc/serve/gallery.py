@@ -55,7 +55,7 @@ class GalleryFilter(BaseModel):
     sort: Sort = Field(
         "id",
         description="The order. Probabilities are those of the location, or the largest ones of each field. Fields of"
-        " high novelty are most worth labeling. The first request for novelty computes all features.",
+        " high novelty should be labeled first. The first request for novelty computes all features.",
     )
     descending: bool = Field(default=False, description="Whether the largest value comes first.")
     offset: int = Field(0, ge=0, le=100_000_000, description="Number of fields before the first one.")
