@@ -55,7 +55,7 @@ def adjust(
     stays too, so check it on labeled images if there are any.
 
     The network can also see the images enlarged. A network that was trained with random zoom has seen cells larger than
-    they are, and is better at enlarged ones (Touvron et al. 2019, *Fixing the train-test resolution discrepancy*).
+    they are, and can be better at enlarged ones (Touvron et al. 2019, *Fixing the train-test resolution discrepancy*).
     Prediction takes longer by the square of the factor.
 
     The copy counts the datasets as usual images. It has no int8 networks: they were compared with the model as it was.
@@ -92,17 +92,7 @@ def adjust(
             raise SettingsError(f"`enlarge` is {enlarge:g}.", hint="Give a factor from 1 to 4.")
     out = Path(out)
     check_bundle_path(out)
-    check_type(datasets, (str, Path, Dataset, list, tuple), argument="datasets")
-    several = [datasets] if isinstance(datasets, str | Path | Dataset) else list(datasets)
-    if not several:
-        raise SettingsError("`datasets` is empty.", hint="Give a dataset of typical images.")
-    opened = [each if isinstance(each, Dataset) else open_dataset(each) for each in several]
-    for each in opened:
-        if len(each) < LEAST_FIELDS:
-            raise SettingsError(
-                f"{each.path} has {len(each)} fields, but the model needs {LEAST_FIELDS} to be adjusted.",
-                hint="Give a dataset with more fields. They need no labels.",
-            )
+    opened = _opened(datasets)
     path = builtin_bundle() if is_builtin(model) else Path(model)
     bundle = open_bundle(path)
     info, networks, _ = read_bundle(path)
@@ -142,6 +132,22 @@ def adjust(
     listed = {name: Part.of(content) for name, content in parts.items()}
     write_archive(out, bundle.header.model_copy(update={"members": members, "parts": listed}), parts)
     return out
+
+
+def _opened(datasets: str | Path | Dataset | Sequence[str | Path | Dataset]) -> list[Dataset]:
+    """Return opened datasets, or raise if there are none or one has too few fields."""
+    check_type(datasets, (str, Path, Dataset, list, tuple), argument="datasets")
+    several = [datasets] if isinstance(datasets, str | Path | Dataset) else list(datasets)
+    if not several:
+        raise SettingsError("`datasets` is empty.", hint="Give a dataset of typical images.")
+    opened = [each if isinstance(each, Dataset) else open_dataset(each) for each in several]
+    for each in opened:
+        if len(each) < LEAST_FIELDS:
+            raise SettingsError(
+                f"{each.path} has {len(each)} fields, but the model needs {LEAST_FIELDS} to be adjusted.",
+                hint="Give a dataset with more fields. They need no labels.",
+            )
+    return opened
 
 
 def _typical_images(info: ModelInfo, dataset: Dataset) -> UInt8Array:
