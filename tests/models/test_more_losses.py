@@ -18,6 +18,7 @@ from cytoloc.models.losses import (
     asymmetric_loss,
     cross_entropy_loss,
     focal_loss,
+    generalized_cross_entropy_loss,
     hard_cross_entropy_loss,
     lovasz_hinge_loss,
     macro_f1_loss,
@@ -46,6 +47,11 @@ def symmetric_focal(logits: Values, truth: Values) -> float:
     p = probabilities(logits)
     cells = np.where(truth == 1, 1 - p, p) ** 2 * entropies(logits, truth)
     return float(cells[truth == 1].mean() + cells[truth == 0].mean()) / 2
+
+
+def generalized(logits: Values, truth: Values) -> float:
+    p = probabilities(logits)
+    return float(((1 - np.where(truth == 1, p, 1 - p) ** 0.7) / 0.7).sum(axis=1).mean())
 
 
 def hardest_three(logits: Values, truth: Values) -> float:
@@ -111,7 +117,23 @@ CASES: dict[str, tuple[Loss, Callable[[Values, Values], float]]] = {
     "macro F1": (macro_f1_loss, macro_f1),
     "Lovász": (lovasz_hinge_loss, lovasz),
     "symmetric Lovász": (symmetric_lovasz_loss, symmetric_lovasz),
+    "generalized cross-entropy": (generalized_cross_entropy_loss, generalized),
 }
+
+
+def test_a_wrong_label_pulls_less_with_the_generalized_cross_entropy() -> None:
+    wrong = {}
+    for name, loss in (("plain", cross_entropy_loss), ("generalized", generalized_cross_entropy_loss)):
+        logits = torch.tensor([[-6.0, 0.0]], requires_grad=True)
+        loss(logits, torch.ones_like(logits)).backward()
+        assert logits.grad is not None
+        wrong[name] = (logits.grad[0, 0] / logits.grad[0, 1]).item()
+    assert wrong["plain"] > 1.9
+    assert wrong["generalized"] < 0.05
+    almost_zero = partial(generalized_cross_entropy_loss, exponent=1e-6)
+    assert almost_zero(torch.tensor(LOGITS), torch.tensor(TRUTH)).item() == pytest.approx(
+        cross_entropy_loss(torch.tensor(LOGITS), torch.tensor(TRUTH)).item(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

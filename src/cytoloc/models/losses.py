@@ -82,6 +82,25 @@ def cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1).mean()
 
 
+def generalized_cross_entropy_loss(logits: Tensor, targets: Tensor, *, exponent: float = 0.7) -> Tensor:
+    """Return the generalized cross-entropy (Zhang and Sabuncu 2018), summed over classes and averaged over fields.
+
+    The loss of each class is ``(1 - p^exponent) / exponent``, where p is the probability of the true value. It is
+    bounded, so a wrong label that the network does not believe has a small gradient. The limit for an exponent of 0 is
+    the cross-entropy; with 1 it is the absolute error.
+
+    Args:
+        logits: Float of shape ``(n, classes)``.
+        targets: 0 or 1, of the same shape.
+        exponent: Above 0 and at most 1. Larger values trust labels less, and learn more slowly.
+
+    Returns:
+        A scalar.
+    """
+    log_p = functional.logsigmoid(torch.where(targets > 0.5, logits, -logits))
+    return (-torch.expm1(exponent * log_p) / exponent).sum(dim=1).mean()
+
+
 def hard_cross_entropy_loss(logits: Tensor, targets: Tensor, *, hardest: int = 100) -> Tensor:
     """Return the mean binary cross-entropy of the hardest pairs of a field and a class in the batch.
 

@@ -132,6 +132,7 @@ def loss_in_words(recipe: Recipe) -> str:
     """
     names = {"soft_f1": "soft F1", "macro_f1": "macro F1", "lovasz": "Lovász", "symmetric_lovasz": "symmetric Lovász"}
     names |= {"arcface": "ArcFace", "hard_cross_entropy": "hardest cross-entropy", "cross_entropy": "cross-entropy"}
+    names |= {"generalized_cross_entropy": "generalized cross-entropy"}
     weights = {name: getattr(recipe.loss, name) for name in (*LOSSES, "arcface")}
     return " + ".join(
         f"{weight:g} {names.get(name, name.replace('_', ' '))}" for name, weight in weights.items() if weight

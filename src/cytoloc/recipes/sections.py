@@ -141,6 +141,10 @@ class LossSection(Section):
     """Weight of the focal loss with the same weight for positives and negatives."""
     cross_entropy: float = Field(0.0, ge=0)
     """Weight of the binary cross-entropy, summed over classes."""
+    generalized_cross_entropy: float = Field(0.0, ge=0)
+    """Weight of the generalized cross-entropy (Zhang and Sabuncu 2018), which wrong labels mislead less."""
+    exponent: float = Field(0.7, gt=0, le=1)
+    """Exponent of ``generalized_cross_entropy``: nearly the cross-entropy (close to 0) to the absolute error (1)."""
     hard_cross_entropy: float = Field(0.0, ge=0)
     """Weight of the cross-entropy of the hardest pairs of a field and a class in each batch."""
     hardest: int = Field(100, ge=1)
@@ -178,6 +182,7 @@ LOSSES = (
     "soft_f1",
     "symmetric_focal",
     "cross_entropy",
+    "generalized_cross_entropy",
     "hard_cross_entropy",
     "lovasz",
     "symmetric_lovasz",
