@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
-from scipy.stats import beta
 
 from cytoloc._typing import FloatArray, IntArray, LabelIndices
 from cytoloc.choices import check_type, refuse_unknown
@@ -293,6 +292,9 @@ def compare_labels(matched: Sequence[Matched], unmatched: int = 0, *, label_set:
     Raises:
         TableError: If there are no matched fields.
     """
+    # Imported late, because it takes long and few need it.
+    from scipy.stats import beta
+
     if not matched and not unmatched:
         raise TableError("The list of pairs is empty.", hint="Give a list with at least one pair.")
     if not matched:

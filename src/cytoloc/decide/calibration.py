@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 from scipy.special import expit
-from sklearn.isotonic import IsotonicRegression
 
 from cytoloc.choices import CalibrationKind
 from cytoloc.decide.inputs import LEAST_PROBABILITY, Bools, Floats, logits_of
@@ -66,6 +65,9 @@ def fit_calibration(kind: CalibrationKind, scores: Floats, truth: Bools) -> Cali
     Returns:
         The calibration.
     """
+    # Imported late, because it takes long and few need it.
+    from sklearn.isotonic import IsotonicRegression
+
     logits = logits_of(scores)
     if kind == "none":
         return Calibration(kind, np.tile([0.0, 1.0, 1.0], (truth.shape[1], 1)))

@@ -11,13 +11,6 @@ from typing import Final
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    average_precision_score,
-    coverage_error,
-    f1_score,
-    precision_recall_fscore_support,
-    roc_auc_score,
-)
 
 from cytoloc.decide.inputs import Bools, Floats, Ints
 from cytoloc.labels.label_set import LabelSet
@@ -48,6 +41,8 @@ def macro_f1(predicted: Bools, truth: Bools) -> float:
     >>> macro_f1(np.array([[True, False]]), np.array([[True, False]]))
     0.5
     """
+    from sklearn.metrics import f1_score
+
     return float(f1_score(truth, predicted, average="macro", zero_division=0))
 
 
@@ -76,6 +71,8 @@ def class_table(
 
 def class_measures(predicted: Bools, truth: Bools, probabilities: NDArray[np.floating] | None = None) -> pl.DataFrame:
     """Return the table of :func:`class_table` without the columns of names."""
+    from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+
     precision, recall, f1, positives = precision_recall_fscore_support(truth, predicted, zero_division=0)
     known, found = positives > 0, predicted.any(axis=0)
     defined = {"precision": (precision, known & found), "recall": (recall, known), "f1": (f1, known | found)}
@@ -102,6 +99,8 @@ def class_measures(predicted: Bools, truth: Bools, probabilities: NDArray[np.flo
 
 def class_f1(predicted: Bools, truth: Bools) -> Floats:
     """Return the F1 of each class, 0 for a class that is neither true nor predicted."""
+    from sklearn.metrics import f1_score
+
     return np.asarray(f1_score(truth, predicted, average=None, zero_division=0), np.float64)
 
 
@@ -129,6 +128,8 @@ def overall(
         Micro and macro precision, recall and F1. With probabilities also mean average precision, ROC AUC, calibration
         error, and ``coverage_error``: the mean number of top-ranked locations that are needed to include all true ones.
     """
+    from sklearn.metrics import coverage_error, precision_recall_fscore_support
+
     precision, recall, f1, _ = precision_recall_fscore_support(truth, predicted, average="micro", zero_division=0)
     classes = class_measures(predicted, truth, probabilities)
     measures: dict[str, float | None] = {

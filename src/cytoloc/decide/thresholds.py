@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import leastsq
 from scipy.special import expit
 
 from cytoloc.choices import Blank
@@ -81,6 +80,9 @@ def smooth_thresholds(probabilities: NDArray[np.floating], truth: Bools) -> Floa
     Returns:
         float64 of shape ``(classes,)``; 1 for classes without positives.
     """
+    # Imported late, because it takes long and few need it.
+    from scipy.optimize import leastsq
+
     scores = np.asarray(probabilities, np.float64)
     totals = truth.sum(axis=0)
     known: dict[tuple[int, float], float] = {}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from cytoloc._typing import BoolArray
 from cytoloc.dataset.store import Dataset, open_dataset
@@ -135,6 +134,9 @@ def quantize_model(
 
 def _compared(exact: Predictions, int8: Predictions, dataset: Dataset, calibrating: int) -> Int8Report:
     """Return how far predictions of the same fields agree."""
+    # Imported late, because it takes long and few need it.
+    from scipy.stats import spearmanr
+
     before, after = _decisions(exact), _decisions(int8)
     rows = np.array([dataset.ids.index(name) for name in exact.ids])
     known = dataset.labeled[rows]

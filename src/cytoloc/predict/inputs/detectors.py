@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from sklearn.neural_network import MLPClassifier
 
 from cytoloc._typing import Float32Array
 
@@ -80,6 +79,9 @@ class KindClassifier:
     @classmethod
     def fit(cls, good: Float32Array, kinds: Sequence[Float32Array]) -> KindClassifier:
         """Return a classifier for the statistics of good fields, and of each kind of nonsense."""
+        # Imported late, because it takes long and few need it.
+        from sklearn.neural_network import MLPClassifier
+
         center, scale = good.mean(axis=0), good.std(axis=0) + 1e-3
         values = _scaled(np.concatenate([good, *kinds]), center, scale)
         classes = np.repeat(np.arange(len(kinds) + 1), [len(good), *map(len, kinds)])
