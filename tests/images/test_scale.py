@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +27,17 @@ def test_the_nearest_pixel_is_that_of_pillow(have: int, want: int) -> None:
     if have % want == 0:
         step = have // want
         np.testing.assert_array_equal(ours, image[:, step // 2 :: step, step // 2 :: step])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+@pytest.mark.parametrize(("have", "want"), [(108, 51), (96, 48)])
+def test_each_channel_is_scaled_as_if_it_were_alone(have: int, want: int, channels: int, dtype: type) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (channels, have, have + 1)).astype(dtype)
+    alone = [cv2.resize(plane, (want, want + 1), interpolation=cv2.INTER_AREA) for plane in image]
+    ours = resize(image, want + 1, want)
+    assert ours.dtype == dtype
+    np.testing.assert_array_equal(ours, alone)
 
 
 def test_nothing_is_enlarged_unless_it_was_asked_for() -> None:
