@@ -6,8 +6,8 @@ CPU seconds are comparable on a machine that is busy with other things; other se
 
 IMAGES is a folder of fields in full resolution with the file names of the 2018 competition. They are repeated until
 there are --fields fields. The weights of SubCell are random, which does not change its speed. The authors' way to
-compute it is written here, because their code needs an old release of transformers: layers of their own for queries,
-keys and values, attention that is not fused, and the attention of all layers as a result.
+compute it is written here, because their code needs an old release of transformers. It has separate layers for
+queries, keys and values. Its attention is not fused, and the attention of all layers is returned.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     cytoloc simulate --fields 2400 --seed 91 --size 128 --original 256 --out study.dataset
     python research/active_learning.py study.dataset --plot active-learning.png
 
-A third of the fields are test fields. Of the others, 100 are labeled at random. Then a logistic regression of each
-location on the features of the built-in model (128 principal components of all fields, which need no labels) is
-fitted to the labeled fields, 50 more fields are chosen by its probabilities or by the features, and so on up to 600
+A third of the fields are test fields. Of the others, 100 are labeled at random. A logistic regression of each location
+is fitted to the labeled fields. Its inputs are features of the built-in model: 128 principal components of all fields,
+which need no labels. Then 50 more fields are chosen by its probabilities or by the features, and so on up to 600
 labels. After each round, the macro F1 of the test fields is computed at a threshold of 0.5, over the locations with
 five or more test fields. Every way is repeated with five seeds, which draw the test fields and the first 100 labels.
 The output is the mean macro F1, and the number of labels at which a way reaches the macro F1 that a random choice has

@@ -2,9 +2,9 @@
 
     python research/folds.py METADATA
 
-METADATA contains train.csv.gz and the published lists of near-duplicates. For each method and five seeds, the output
-is the worst imbalance of a class over folds, (most - fewest) / mean, of its fields and of its groups, if the numbers
-differ by more than one; the difference in fold size; and the time.
+METADATA contains train.csv.gz and the published lists of near-duplicates. For each method and five seeds, the output is
+the worst imbalance of a class over folds, the difference in fold size, and the time. The imbalance is (most - fewest) /
+mean of its fields and of its groups, if the numbers differ by more than one.
 """
 
 from __future__ import annotations

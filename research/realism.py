@@ -4,10 +4,10 @@
                                [--labels CSV --sheet PNG [--dictionary DIR]]
 
 IMAGES contains fields with the file names of the 2018 competition. The output is the mean and standard deviation of
-each statistic in both sets, the distances of the perceptual hashes of different fields, and the cross-validated
-area under the ROC curve of two classifiers that separate real from simulated fields. An area of 0.5 means that they
-cannot be separated. Simulated fields have the location frequencies of the real training set. --original draws them
-larger and scales them down like the real ones.
+each statistic in both sets, and the distances of the perceptual hashes of different fields. It also has the
+cross-validated area under the ROC curve of two classifiers that separate real from simulated fields. An area of 0.5
+means that they cannot be separated. Simulated fields have the location frequencies of the real training set. --original
+draws them larger and scales them down like the real ones.
 
 --sheet draws the protein of each location: an image of a dictionary of patterns, named ``{location}-…``, two real
 fields, and three simulated fields.

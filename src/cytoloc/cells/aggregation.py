@@ -46,12 +46,12 @@ class Aggregated:
     Attributes:
         level: What the groups are: ``"field"``, ``"well"``, ``"antibody"`` or ``"gene"``.
         predictions: A row per group with the aggregated probabilities. They can be decided and evaluated.
-        groups: A row per group: ``id``; ``cells``, ``fields`` and, for genes, ``antibodies``, their numbers;
-            ``entropy``, the Shannon entropy of the sets of locations of its cells in bits, 0 if all cells have the same
-            set; and ``variation``, the share of cells whose locations differ from the most frequent set.
-        locations: A row per group and location: ``id``, ``location``, ``go_id``; ``probability``, the aggregated
-            probability; ``share``, the share of cells with the location, and its 95 % Wilson interval ``share_low`` and
-            ``share_high``; ``spread``, the standard deviation of the probability between cells.
+        groups: A row per group, with its ``id`` and the numbers of ``cells``, ``fields`` and, for genes,
+            ``antibodies``. ``entropy`` is the Shannon entropy of the sets of locations of its cells in bits. It is 0 if
+            all cells have the same set. ``variation`` is the share of cells without the most frequent set.
+        locations: A row per group and location, with ``id``, ``location``, ``go_id`` and the aggregated
+            ``probability``. ``share`` is the share of cells with the location. ``share_low`` and ``share_high`` are its
+            95 % Wilson interval. ``spread`` is the standard deviation of the probability between cells.
         left_out: The groups with too few cells, and their number of cells.
     """
 
@@ -86,8 +86,8 @@ def aggregate_cells(
             highest probability; or ``"weighted"``, the mean that is weighted by ``weights``.
         top: For ``"top"``, the share of cells, at least one cell.
         weights: For ``"weighted"``, the weight of each cell: a numeric column of ``cells`` or of the predictions, such
-            as ``"area"``; or a table with the column ``id`` and either a column ``weight`` or a column for each
-            location, by its key, as :func:`cytoloc.attention_weights` returns it.
+            as ``"area"``; or a table with the column ``id``. The table has either a column ``weight``, or a column for
+            each location, named by its key, as :func:`cytoloc.attention_weights` returns it.
         threshold: The probability from which a cell has a location. Default: the decision or the thresholds that the
             predictions state; 0.5 if they state none.
         min_cells: Groups with fewer cells are left out.

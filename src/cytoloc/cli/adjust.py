@@ -17,12 +17,15 @@ def register(app: typer.Typer) -> None:
 
 def adjust(
     model: Annotated[
-        Path, typer.Argument(help="Bundle (.cytoloc), or `builtin`.", metavar="MODEL", show_default=False)
+        Path,
+        typer.Argument(
+            help="Model: builtin (comes with cytoloc), or a bundle (.cytoloc).", metavar="MODEL", show_default=False
+        ),
     ],
     datasets: Annotated[
         list[Path],
         typer.Argument(
-            help="Datasets of typical images, at least 50 each. They need no labels.",
+            help="Datasets of typical images, with at least 50 fields each. They need no labels.",
             metavar="DATASET…",
             show_default=False,
         ),
@@ -31,21 +34,23 @@ def adjust(
     share: Annotated[
         float,
         typer.Option(
-            help="Weight of the new images, above 0 and at most 1. The training images get the remaining weight."
+            help="Weight of your images in the new means and variances, above 0 and at most 1. The training images"
+            " have the remaining weight."
         ),
     ] = 0.5,
     enlarge: Annotated[
         float | None,
         typer.Option(
-            help="Factor by which the networks enlarge images, 1 to 4. A network that was trained with random zoom can"
-            " be better at enlarged images. Default: keep the size that the model uses."
+            help="Factor by which the networks enlarge images, from 1 to 4. It can help networks that were trained"
+            " with random zoom. Default: keep the size that the model uses."
         ),
     ] = None,
 ) -> None:
     """Adjust a model to the look of your images, without labels.
 
-    The means and variances in the batch normalization of the model are blended with those of the images. No weight
-    changes, and the decision stays.
+    Images of another microscope or stain look different from the training images. The batch normalization of the model
+    stores the mean and the variance of each feature. They are replaced by a mixture of the stored values and those of
+    your images. The weights and the decision stay the same.
 
     Example: `cytoloc adjust builtin my.dataset --out adjusted.cytoloc`
     """

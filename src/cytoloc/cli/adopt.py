@@ -21,8 +21,8 @@ Check = Annotated[
     bool,
     typer.Option(
         "--check",
-        help="Also compare the answers of the bundle with those that the authors published. Their example images are"
-        " downloaded.",
+        help="Also compare the predictions of the bundle with predictions that the authors published. Downloads"
+        " their example images.",
     ),
 ]
 Examples = Annotated[
@@ -105,7 +105,7 @@ def subcell(
     etag: Annotated[str | None, typer.Option(help="Expected ETag of the encoder, as S3 states it.")] = None,
     size: Annotated[int, typer.Option(help="Edge length of the images of cells, in pixels.", min=32)] = 640,
 ) -> None:
-    """Adopt SubCell: 31 locations of single cells, and their embeddings.
+    """Adopt SubCell: 31 locations of single cells, and features for `cytoloc embed`.
 
     Example: `cytoloc adopt subcell --channels rybg --encoder all_channels_MAE-CellS-ProtS-Pool.pth --heads classifiers
     --out subcell.cytoloc`
@@ -130,13 +130,14 @@ def onnx(
     label_set: Annotated[
         str,
         typer.Option(
-            help="Label set of the graph, in its order: hpa28, hpa19, subcell31, or a .csv or .toml file.",
+            help="Label set of the network, in the order of its outputs: hpa28, hpa19, subcell31, or a .csv or"
+            " .toml file.",
             metavar="NAME|FILE",
         ),
     ],
-    size: Annotated[int, typer.Option(help="Edge length of the images that the graph takes, in pixels.", min=1)],
+    size: Annotated[int, typer.Option(help="Edge length of the images that the network takes, in pixels.", min=1)],
     channels: Annotated[
-        str, typer.Option(help="Names of the channels in the order of the graph, separated by commas.")
+        str, typer.Option(help="Names of the channels in the order that the network expects, separated by commas.")
     ] = "microtubules,protein,nucleus,er",
     license: Annotated[str, typer.Option(help="License of the file, for the model card.")] = "not stated",  # noqa: A002
     source: Annotated[str, typer.Option(help="Address of the file, for the model card.")] = "not stated",
@@ -153,15 +154,15 @@ def onnx(
     check: Annotated[
         Literal["densenet121", "inceptionv3-cbam"] | None,
         typer.Option(
-            help="Network of the graph, to also compare the answers of the bundle with those that its authors"
-            " published. Their example images are downloaded."
+            help="Name of the published network, to also compare its predictions with those that its authors"
+            " published. Downloads their example images."
         ),
     ] = None,
     examples: Examples = None,
 ) -> None:
     """Adopt a classifier that others published as ONNX, such as the single-cell network of the first place of 2021.
 
-    The graph takes pixels divided by 255. Its last node says whether it gives logits or probabilities.
+    The network must take pixels divided by 255. Its last operation shows whether it gives logits or probabilities.
 
     Example: `cytoloc adopt onnx bestfitting-inceptionv3-single-cell.onnx --label-set hpa19 --size 128 --license MIT
     --out inceptionv3.cytoloc`
@@ -242,7 +243,7 @@ def _print_adopted(out: Path) -> None:
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """List the published networks that can be adopted: what they give, their sizes, licenses and addresses.
+    """List the published networks that can be adopted: what they predict, their sizes, licenses and addresses.
 
     Example: `cytoloc models`
     """

@@ -44,8 +44,8 @@ def bundle(
     knowledge: Annotated[
         Path | None,
         typer.Option(
-            help="CSV file with the columns location and knowledge: what is known of the predictions of a location,"
-            " such as transfers or unknown. It is shown in every table."
+            help="CSV file with the columns location and knowledge: how reliable the predictions of a location"
+            " are, such as transfers or unknown. Every table of predictions shows it."
         ),
     ] = None,
     int8: Annotated[

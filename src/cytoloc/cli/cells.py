@@ -31,9 +31,9 @@ Fields = Annotated[
 MethodOption = Annotated[
     Literal["instanseg", "classical", "labels", "hpa"] | None,
     typer.Option(
-        help="Method: the network instanseg, classical without weights (weaker), labels for the label images of"
-        " another program, or hpa for the networks of HPA-Cell-Segmentation. Default: labels with --labels, hpa"
-        " with --hpa-nuclei, otherwise instanseg."
+        help="Method: instanseg (a network), classical (needs no weights, less accurate), labels (the label images"
+        " of another program) or hpa (the networks of HPA-Cell-Segmentation). Default: labels with --labels,"
+        " hpa with --hpa-nuclei, otherwise instanseg."
     ),
 ]
 Weights = Annotated[
@@ -46,10 +46,12 @@ HpaCells = Annotated[
 ]
 LabelsFolder = Annotated[Path | None, typer.Option(help="Folder of the label images of another program.")]
 CellLabelsPattern = Annotated[
-    str, typer.Option(help="Path of the label image of cells below --labels; {id} is the id of the field.")
+    str,
+    typer.Option(help="Path of the label image of cells, relative to --labels. {id} stands for the id of the field."),
 ]
 NucleusLabelsPattern = Annotated[
-    str | None, typer.Option(help="Path of the label image of nuclei. Default: nuclei are unknown.")
+    str | None,
+    typer.Option(help="Path of the label image of nuclei, relative to --labels. Default: nuclei are unknown."),
 ]
 PixelSize = Annotated[
     float | None,
@@ -88,7 +90,10 @@ CellPredictions = Annotated[
     Path, typer.Argument(help="Predictions of cells, from `cytoloc predict`.", metavar="PREDICTIONS")
 ]
 GroupsOut = Annotated[Path, typer.Option(help="New predictions file with a row per group (.parquet).")]
-By = Annotated[Literal["field", "well", "antibody", "gene"], typer.Option(help="What cells are aggregated to.")]
+By = Annotated[
+    Literal["field", "well", "antibody", "gene"],
+    typer.Option(help="Groups of cells that are aggregated: all cells of a field, well, antibody or gene."),
+]
 CellsDataset = Annotated[
     Path | None,
     typer.Option(
@@ -99,8 +104,8 @@ CellsDataset = Annotated[
 PoolingOption = Annotated[
     Literal["mean", "max", "top", "weighted"],
     typer.Option(
-        help="How probabilities of cells become one: their mean, their maximum, the mean of --top, or the mean that is"
-        " weighted by --weights or --attention."
+        help="How the probabilities of the cells of a group are combined. mean; max; top: the mean of the cells"
+        " with the highest probability (--top); weighted: the mean weighted by --weights or --attention."
     ),
 ]
 Top = Annotated[
@@ -136,7 +141,11 @@ LocationsTable = Annotated[
     typer.Option(help="New CSV file: a row per group and location, with the share of cells and its interval."),
 ]
 GroupsTable = Annotated[
-    Path | None, typer.Option(help="New CSV file: a row per group, with numbers of cells and heterogeneity.")
+    Path | None,
+    typer.Option(
+        help="New CSV file: a row per group, with the number of cells, and how much they differ (entropy and"
+        " variation)."
+    ),
 ]
 AnnDataFile = Annotated[Path | None, typer.Option(help="New AnnData file with a row per cell, for scanpy and squidpy.")]
 Submission = Annotated[
@@ -176,7 +185,7 @@ def segment(
     """Segment the cells of fields into a dataset with a row and an image per cell.
 
     The folder of the dataset also has fields.parquet, the table of all cells, and labels/, a label image per field.
-    Train, predict, evaluate and embed take the dataset like any other. Rerun a stopped command and it continues.
+    Use it like any other dataset, for example with `cytoloc predict`. Rerun a stopped command, and it continues.
 
     Example: `cytoloc segment plate7 --pixel-um 0.08 --out plate7-cells --sheet outlines.png`
     """

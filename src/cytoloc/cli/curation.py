@@ -171,13 +171,13 @@ def audit(
 ) -> None:
     """Compare labels with trusted labels, location by location, or with out-of-fold predictions.
 
-    With `--write`, the trusted labels of a field replace the labels of all fields of its well. The column Was contains
-    the earlier labels.
+    With `--truth` and `--write`, the trusted labels of a field replace the labels of all fields of its well. The column
+    Was contains the earlier labels.
+
+    With `--predictions`, labels that are probably missing or wrong are listed (confident learning). The clearest cases
+    come first. `--write` writes the whole list.
 
     Example: `cytoloc audit HPAv18RBGY_wodpl.csv --truth train.csv --pairs external_train_duplicates.txt`
-
-    With `--predictions`, labels that are probably missing or wrong are listed by confident learning, the clearest
-    first. `--write` writes the whole list.
 
     Example: `cytoloc audit train.csv --truth train_2021.csv --truth-label-set hpa19`
 

@@ -88,8 +88,8 @@ def predict(
     out: Annotated[
         str,
         typer.Option(
-            help="New predictions file (.parquet), or a folder or URL (s3://, gs://) for parts. A folder is for many"
-            " fields: a stopped command continues where it was."
+            help="New predictions file (.parquet), or a folder or URL (s3://, gs://) for parts. Use a folder for"
+            " many fields: rerun a stopped command, and it continues."
         ),
     ],
     tta: Tta = None,
@@ -174,8 +174,8 @@ def predict(
 ) -> None:
     """Predict the probability of every location for every field.
 
-    A bundle knows its training images. Fields whose images are unlike them, for example because a channel is blank, are
-    predicted, but the column caution says what is unusual, and no location is predicted.
+    A bundle marks images that are unlike its training images, for example because a channel is blank. The column
+    caution says what is unusual. Such fields get probabilities, but no location is predicted for them.
 
     Fields that cannot be read are skipped and listed, with the reason, in a CSV file next to the predictions. Image
     files in other layouts must be imported first, with `cytoloc import folder`.

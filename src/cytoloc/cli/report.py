@@ -45,7 +45,7 @@ def report(
     ],
     table: Annotated[
         bool,
-        typer.Option("--table", help="Report tables of models and ensembles instead of a page."),
+        typer.Option("--table", help="Print tables of models and ensembles instead of writing a page."),
     ] = False,
     labels: Annotated[
         Path | None,
@@ -97,7 +97,7 @@ def report(
         int,
         typer.Option(
             "--fields",
-            help="For a page: number of the worst, the most uncertain and the unusual fields.",
+            help="For a page: number of fields in each list: the worst, the most uncertain and the unusual fields.",
             min=0,
             max=40,
         ),
@@ -109,9 +109,9 @@ def report(
     """Write a page about predictions, or tables that compare models.
 
     With labels, the page has metrics with intervals and chance levels, curves, confusions and suspicious labels.
-    Without labels, it has what was found in each well and plate. It needs no other file and no network.
+    Without labels, it shows the locations that were found in each well and plate. The page works offline.
 
-    With `--table`, cross-validated metrics are reported, with one row per model and one per ensemble.
+    With `--table`, cross-validated metrics are printed, with one row per model and one per ensemble.
 
     Example: `cytoloc report runs/ --folds folds.csv --out report.html`
 

@@ -32,11 +32,18 @@ def kaggle2018(
         Path | None, typer.Option(help="Folder of external Human Protein Atlas images, such as that of `fetch hpa`.")
     ] = None,
     external_labels: Annotated[
-        Path | None, typer.Option(help="CSV Id,Target of the external images; by default labels.csv in their folder.")
+        Path | None,
+        typer.Option(
+            help="Labels of the external images: a CSV file with columns Id,Target. Default: labels.csv in their"
+            " folder."
+        ),
     ] = None,
     test_labels: Annotated[
         Path | None,
-        typer.Option(help="CSV Id,Target of the test fields, for a column of the tables; only simulated ones have it."),
+        typer.Option(
+            help="True labels of the test fields: a CSV file with columns Id,Target. The tables then have the test"
+            " scores. Only simulated competitions have this file."
+        ),
     ] = None,
     scale: Annotated[
         Literal["full", "tiny"],
@@ -53,12 +60,14 @@ def kaggle2018(
         ),
     ] = False,
     fold: Annotated[
-        str | None, typer.Option(help="The fold to hold out, or all; by default fold 0, with --strong all.")
+        str | None, typer.Option(help="Validation fold: its number, or all. Default: 0; with --strong, all.")
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a key of all recipes: section.key=value. Can be repeated.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="The kind of device to train and predict on.")] = "auto",
+    device: Annotated[
+        Device, typer.Option(help="Device to train and predict on. auto: the fastest one available.")
+    ] = "auto",
     tflops: Annotated[
         float, typer.Option(help="Assumed speed of the GPU for the estimate of hours, in 10^12 operations per second.")
     ] = 10.0,

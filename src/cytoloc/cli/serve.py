@@ -21,18 +21,21 @@ def serve(
     dataset: Annotated[str | None, typer.Option(help="Dataset that the page shows: a folder or a URL.")] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="Predictions of --dataset by the model. Default: they are computed while the service runs."),
+        typer.Option(
+            help="Predictions of --dataset by this model, from `cytoloc predict`. Default: they are computed while the"
+            " service runs."
+        ),
     ] = None,
     embeddings: Annotated[
         Path | None,
         typer.Option(
-            help="Features of --dataset by the model, a file of cytoloc embed. Default: they are computed when the"
-            " page shows similar fields."
+            help="Features of --dataset by this model, from `cytoloc embed`. Default: they are computed when the"
+            " page first shows fields that look alike."
         ),
     ] = None,
     corrections: Annotated[
         Path | None,
-        typer.Option(help="CSV file for the labels that users save in the page. It is continued if it exists."),
+        typer.Option(help="CSV file for the labels that users save in the page. Labels in an existing file are kept."),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on. With 127.0.0.1, only this machine can connect.")
@@ -67,8 +70,9 @@ def serve(
     """Serve a model: a page to look at predictions, and a REST interface for programs.
 
     The page shows the channels of images, the probability of each location, and where in the image the model sees it.
-    With a dataset, it has a gallery to filter, sort and correct. Stop the service with Ctrl-C: batch jobs are finished
-    first.
+    With `--dataset`, it has a gallery of all fields, which users can filter, sort and label.
+
+    Stop the service with Ctrl-C. Batch jobs are finished first.
 
     Example: `cytoloc serve builtin --dataset plate7.dataset --corrections labels.csv`
     """

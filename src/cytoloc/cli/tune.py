@@ -33,7 +33,9 @@ def tune(
     out: Annotated[
         Path, typer.Option(help="Folder for the study, the tuned recipe, the table and the plot of the trials.")
     ],
-    trials: Annotated[int, typer.Option(help="Number of trials, also those of earlier calls.", min=1)] = 20,
+    trials: Annotated[
+        int, typer.Option(help="Total number of trials, including those of earlier runs of the command.", min=1)
+    ] = 20,
     fold: Annotated[int | None, typer.Option(help="Validation fold of the trials. Default: the first fold.")] = None,
     test_fold: Annotated[
         int | None, typer.Option(help="Fold that no trial sees, for the final comparison. Default: the last fold.")

@@ -209,9 +209,9 @@ def import_folder(
     Args:
         folder: Folder of image files. Its subfolders are searched too.
         out: The new dataset, or with ``options.append`` the dataset to add to.
-        channels: For each channel a pattern of its files, such as ``{"protein": "*_gfp.tif"}``; or, if each file
-            contains all channels, the number or name of the channel, such as ``{"protein": "GFP", "nucleus": 0}``; or,
-            with ``options.table``, the name of the channel in the table. The protein is required. ``name:488`` is
+        channels: For each channel, a pattern of its files, such as ``{"protein": "*_gfp.tif"}``. If each file contains
+            all channels, the number or name of the channel, such as ``{"protein": "GFP", "nucleus": 0}``. With
+            ``options.table``, the name of the channel in the table. The protein is required. ``name:488`` is
             always a name. In a pattern, ``*`` stands for the id of the field, ``{plate}``, ``{well}``, ``{field}``,
             ``{antibody}``, ``{gene}`` and ``{cell_line}`` for these values, and ``{_}`` for anything else.
         labels: CSV file with columns ``Id,Target``. Fields that are not in it are imported without labels.

@@ -1,7 +1,7 @@
 """Perceptual hashes: 64 bits per channel that hardly change when an image is compressed, dimmed or resized.
 
-The rule is `phash` of the ImageHash library, with which the published lists of duplicates were made: the image is
-scaled to 32 px by Lanczos's filter, transformed by the discrete cosine transform, and each of the 8 x 8 lowest
+The rule is `phash` of the ImageHash library, with which the published lists of duplicates were made. The image is
+scaled to 32 px by Lanczos's filter, and transformed by the discrete cosine transform. Each of the 8 x 8 lowest
 frequencies is compared with their median. Here the image is first scaled to 64 px by averaging areas, and both steps
 are matrix products, which is much faster. ``tests/images/test_hashes.py`` compares both.
 """

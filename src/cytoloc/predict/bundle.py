@@ -1,8 +1,8 @@
 """Bundles: everything that prediction needs, in one checksummed file ``NAME.cytoloc``.
 
-A bundle is a zip archive of ``bundle.json`` (the networks, and the size and SHA-256 of every part), the weights of each
-network as safetensors, the recipe of each network, the ids of the training fields, the model card and, optionally, the
-decision.
+A bundle is a zip archive. ``bundle.json`` lists the networks, and the size and SHA-256 of every part. The other parts
+are the weights of each network as safetensors, the recipe of each network, the ids of the training fields, the model
+card and, optionally, the decision.
 """
 
 from __future__ import annotations

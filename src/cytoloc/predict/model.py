@@ -144,9 +144,9 @@ class Model:
 
         Args:
             images: An array or tensor of shape ``(n, channels, h, w)`` or ``(channels, h, w)``, of uint8, uint16 or
-                float; a dataset; the path of a dataset or of a folder of image files of the 2018 Kaggle competition; or
-                a list of datasets or paths. uint16 and float images are scaled to 8 bits by their percentiles. Larger
-                images are scaled down.
+                float. Or a dataset, the path of a dataset or of a folder of image files of the 2018 Kaggle competition,
+                or a list of datasets or paths. uint16 and float images are scaled to 8 bits by their percentiles.
+                Larger images are scaled down.
             channels: The names of the channels of an array, in order. Default: the channels of the model.
             absent: The substitute for each channel that the model needs and the images lack: ``"zero"`` for a black
                 image, or the name of another channel.

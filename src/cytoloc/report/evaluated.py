@@ -292,9 +292,9 @@ def suspects_section(predictions: Predictions, truth: BoolArray) -> Section:
         rows.append([predictions.ids[row], names[place], finding, Bar(f"{value:.3f}", value), given])
     more = len(suspects) - len(rows)
     caption = (
-        f"{len(suspects):,} labels are contradicted by the probabilities: a location that was not labeled is as"
-        " probable as in fields with the label, or a labeled location is as improbable as in fields without it"
-        " (confident learning, Northcutt et al. 2021). Check these labels by eye."
+        f"{len(suspects):,} labels are contradicted by the probabilities (confident learning, Northcutt et al. 2021). A"
+        " location that was not labeled is as probable as in fields with the label, or a labeled location is as"
+        " improbable as in fields without it. Check these labels by eye."
         f"{f' The {len(rows)} strongest are listed; {more:,} more are not.' if more else ''}"
         " This needs predictions of fields that the model was not trained on."
     )

@@ -80,11 +80,11 @@ def reproduce_kaggle2018(
     """Reproduce the silver-medal solution of the 2018 competition, from image files to submissions.
 
     The steps: import all images at two sizes, find near-duplicates, make folds, train ten models, predict the test
-    fields, fit thresholds, average three models, repair blank and over-full predictions, and replace the predictions
-    of leaked test fields by the labels of their copies. Every step is resumable: call the function again to continue.
+    fields, fit thresholds, and average three models. Then fields with no location or too many are corrected, and leaked
+    test fields get the labels of their copies. Every step is resumable: call the function again to continue.
 
-    The new folder holds ``tables.md`` and ``results.json``, ``submissions/`` to upload to Kaggle, and the datasets,
-    folds, runs, predictions and decisions of the way there.
+    The new folder contains ``tables.md`` and ``results.json``, ``submissions/`` to upload to Kaggle, and the datasets,
+    folds, runs, predictions and decisions of all steps.
 
     Args:
         data: The folder with ``train.csv``, ``train/``, ``test/`` and ``sample_submission.csv``.

@@ -33,9 +33,9 @@ class Start(NamedTuple):
 
     Attributes:
         network: The network, with its initial weights.
-        started_from: The run that the weights come from: its ``name``; the ids of all fields that the weights were
-            ``trained_on``; the public datasets that they were trained on as a whole, ``trained_on_datasets``, if there
-            are any; and ``with_head``, which is false if only the backbone was used because label sets differ.
+        started_from: The run that the weights come from, by its ``name``. ``trained_on`` has the ids of all fields that
+            the weights were trained on. ``trained_on_datasets`` has the public datasets that they were trained on as a
+            whole, if there are any. ``with_head`` is false if only the backbone was used because label sets differ.
             Empty if the weights do not come from a run.
     """
 
