@@ -125,7 +125,7 @@ def test_what_cannot_be_compared_is_an_error(bundle: Path, site: str) -> None:
     def check(*examples: Example, address: str = site) -> None:
         check_adopted(bundle, NETWORK, address=address, published={NETWORK: Examples(site, examples)})
 
-    with pytest.raises(SettingsError, match="No published answers of resnet18 are known"):
+    with pytest.raises(SettingsError, match="No published predictions of resnet18 are known"):
         check_adopted(bundle, "resnet18")
     with pytest.raises(FetchError, match=r"missing.png cannot be downloaded: .*404"):
         check(Example(name="missing.png"))

@@ -309,7 +309,7 @@ def test_the_demo_ends_in_results_to_look_at(cli: Cli, tmp_path: Path) -> None:
     assert again.out.count("done already") == 7
     assert "finetune-fold1 is finished already" in again.out
     other = cli("demo", "--out", out)
-    assert (other.code, "not of a demo with these settings" in other.err) == (1, True)
+    assert (other.code, "not from a demo with these settings" in other.err) == (1, True)
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def read_published(file: Path, *, sha256: str | None) -> tuple[bytes, str]:
     if sha256 is not None and found != sha256.strip().lower():
         raise WeightsError(
             f"{file} has the SHA-256 {found}, but `sha256` is {sha256}.",
-            hint="Get the file again from its source. It is damaged, or another file.",
+            hint="Get the file again from its source. It is damaged, or it is another file.",
         )
     return content, found
 

@@ -22,7 +22,7 @@ def adopted_card(network: Published, spec: ModelSpec, origin: Origin) -> str:
     checked = (
         "This is the published file: its checksum is right."
         if origin.is_published
-        else "Nothing proves that this is the published file, because no checksum of it is known or it has another one."
+        else "It may not be the published file: its checksum is another one, or no published checksum is known."
     )
     lines = [
         f"# {network.name}{variant}",

@@ -130,7 +130,7 @@ def check_adopted(
     check_type(address, (str, type(None)), argument="address")
     if network not in published:
         raise SettingsError(
-            f"No published answers of {network} are known.", hint=f"They are known of {' and '.join(published)}."
+            f"No published predictions of {network} are known.", hint=f"They are known for {' and '.join(published)}."
         )
     folder, examples = published[network]
     folder = folder if address is None else address.rstrip("/") + "/"
@@ -215,7 +215,7 @@ def refuse_other_answers(answers: Sequence[Answer], bundle: Path) -> None:
     if wrong:
         first = wrong[0]
         raise WeightsError(
-            f"{bundle} differs from {len(wrong)} of {len(answers)} published answers: for {first.example} the authors"
-            f" have {first.published}, the bundle has {first.found}.",
+            f"{bundle} differs from {len(wrong)} of {len(answers)} published predictions: for {first.example} the"
+            f" authors have {first.published}, the bundle has {first.found}.",
             hint="Check the file and the variant. The bundle was kept.",
         )

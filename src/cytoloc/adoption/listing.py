@@ -36,7 +36,7 @@ _OTHERS: Final[tuple[dict[str, Any], ...]] = (
     {
         "name": "subcell",
         "title": "SubCell: vision transformers for single cells with ten classifiers, for four sets of channels",
-        "gives": "31 locations (subcell31) of single cells, and embeddings",
+        "gives": "31 locations (subcell31) of single cells, and features",
         "megabytes": 386,
         "license": "MIT",
         "addresses": ["https://czi-subcell-public.s3.us-west-2.amazonaws.com/models/"],

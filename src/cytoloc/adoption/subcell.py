@@ -163,13 +163,14 @@ def _checked_encoder(encoder: Path, *, sha256: str | None, etag: str | None) -> 
     content, digest = read_published(existing(encoder, error=WeightsError, what="weights file"), sha256=sha256)
     if etag is not None and not has_etag(content, etag):
         raise WeightsError(
-            f"{encoder} does not have the ETag {etag}.", hint="Get the file again. It is damaged, or another file."
+            f"{encoder} does not have the ETag {etag}.",
+            hint="Get the file again. It is damaged, or it is another file.",
         )
     known = PUBLISHED_SHA256.get(encoder.name)
     if known is not None and known != digest:
         raise WeightsError(
             f"{encoder} has the SHA-256 {digest}, but the published file of this name has {known}.",
-            hint="Get the file again. It is damaged, or another file.",
+            hint="Get the file again. It is damaged, or it is another file.",
         )
     return digest, known is not None or etag is not None or sha256 is not None
 
@@ -263,7 +264,7 @@ def subcell_card(origin: Origin, channels: Sequence[str], size: int, *, heads: S
     checked = (
         "Its checksum is as expected."
         if origin.is_published
-        else "Nothing proves that it is the published file, because its authors publish no checksums."
+        else "It cannot be checked whether this is the published file, because its authors publish no checksums."
     )
     lines = [
         "# SubCell",
@@ -289,7 +290,7 @@ def subcell_card(origin: Origin, channels: Sequence[str], size: int, *, heads: S
         "- The encoder was trained on squares of 896 px that were halved to 448 px (0.16 µm per pixel), with scales of"
         " 80 to 120 %. The classifiers were trained on features of squares of 640 px that were not scaled. This bundle"
         " does the latter.",
-        "- Whether the cells were masked when the classifiers were trained is not written. The name of the folder, the"
+        "- Whether the cells were masked when the classifiers were trained is not stated. The name of the folder, the"
         " default of the cropping function, and the validation say that they were. This bundle takes masked cells.",
         "- The authors' cropping loses the last row and column of a field. Here they are kept, so cells at the right"
         " and bottom border can differ slightly.",

@@ -88,5 +88,5 @@ def bundle(
         compared, changed = report["compared_fields"], report["changed_decisions"]
         typer.echo(f"int8 networks change {changed:.2%} of decisions for {counted(compared, 'field')}.")
     if written.inputs() is None:
-        note("The bundle does not know its training images, so it cannot mark unusual ones. Give --inputs DATASET.")
+        note("The bundle has no statistics of good images, so it cannot mark unusual images. Give --inputs DATASET.")
     typer.echo(f"Next: cytoloc predict {out} INPUT --out predictions.parquet")

@@ -318,7 +318,7 @@ def leak(
         lines.append(f"{counted(found.unlabeled, 'test field')} whose copies have no labels.")
     if found.passed_over:
         lines.append(
-            f"{counted(found.passed_over, 'pair')} ignored: not a test field and another field, or known to differ."
+            f"{counted(found.passed_over, 'pair')} ignored: not a test field with another field, or known to differ."
         )
     if not found.table.is_empty():
         lines.append(

@@ -286,7 +286,9 @@ def _with_votes(
             hint="Give the folds file, or a CSV file with columns Id,group.",
         )
     if MEMBER in members:
-        raise SettingsError(f"A member is named {MEMBER}, as the votes are.", hint="Give it another name.")
+        raise SettingsError(
+            f"No member can be named {MEMBER}, because the votes have this name.", hint="Give the member another name."
+        )
     voting = labeled_neighbors(join_embeddings([read_embeddings(file) for file in files]), labels, k=k or DEFAULT_K)
     predicted = {name for table in members.values() for name in table.ids} & known_labels(labels).keys()
     votes = voting.out_of_fold(read_groups(folds, voting.embeddings.ids))
@@ -424,7 +426,7 @@ def _report_lines(report: DecisionReport) -> list[str]:
         lines += [
             facts["reason"],
             "Log loss is divided by the log loss of the class frequencies; values below 1 are better than these.",
-            "The macro F1 above the table accounts for the choice of the method: each cross-fitting part chooses anew.",
+            "The macro F1 above the table includes the choice of the method, made again for each cross-fitting part.",
             "",
         ]
     for row in report.rules:

@@ -47,7 +47,7 @@ def demo(
         write_json(mark, settings, demo_format)
     elif not mark.exists() or settings.items() - read_json(mark, demo_format).items():
         raise OutputExistsError(
-            f"{out} already exists, and is not of a demo with these settings.",
+            f"{out} already exists, and is not from a demo with these settings.",
             hint="Nothing was changed. Remove it, or choose another place: --out DIR, or `make demo DEMO=DIR`.",
         )
     typer.echo("This demo uses simulated cells: its figures say nothing about real images.")

@@ -453,7 +453,7 @@ class Model:
                     row = next(row for row, text in enumerate(cautions) if text)
                     raise ImageError(
                         f"The field {batch.ids[row]} is unusual: {cautions[row]}.",
-                        hint="Check the images and channels. To predict all the same, use unusual='mark'.",
+                        hint="Check the images and channels. To predict it anyway, use unusual='mark'.",
                     )
                 yield PredictedBatch(batch.ids, probabilities, cautions, batch.rejected, batch.scaled)
 
