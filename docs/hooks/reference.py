@@ -89,6 +89,7 @@ def commands_page() -> str:
         "| 0 | The command is done. |",
         "| 1 | The command failed, for example because a file is damaged. |",
         "| 2 | The command was called with wrong arguments. |",
+        "| 3 | More fields could not be read than `--max-failed` allows. |",
         "| 130 | The command was stopped by Ctrl-C or SIGTERM. |",
         "",
     ]

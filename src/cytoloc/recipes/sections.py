@@ -115,7 +115,8 @@ class ModelSection(Section):
     variant: BackboneVariant = "plain"
     """Change to the backbone, as published networks have it. ``second-pool`` halves the feature map of a DenseNet once
     more after its first layers. ``cbam`` is for ``inception_v3``: no pooling in its first layers, and attention.
-    ``dino`` is for vision transformers: positions are interpolated as DINO does."""
+    ``dino`` is for vision transformers: positions are interpolated as DINO does. ``channel-bag`` is for vision
+    transformers too: each channel is processed by itself, as MorphEm does."""
     prior: float = Field(0.05, gt=0, lt=1)
     """Probability of every location at the start of training (Lin et al. 2017). 0.5 in the silver-medal baseline."""
     dropout: float = Field(0.5, ge=0, lt=1)
