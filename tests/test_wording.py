@@ -258,19 +258,19 @@ def test_decimals_have_a_leading_zero() -> None:
     assert wrong == []
 
 
-MAX_WORDS = 45
+MAX_WORDS = 38
 
 
 def long_sentences(text: str) -> list[str]:
-    """Return the sentences of a docstring with more than 45 words; list items, examples and sections are separate."""
+    """Return the sentences of a docstring with more than 38 words; list items, examples and sections are separate."""
     prose = re.sub(r"(?m)^\s*(?:>>>|\.\.\.|\$|cytoloc |\|).*$", "\n", text)
     parts = re.split(r"\n\s*\n|\n\s*(?:[*-]|\d+\.)\s|\n\s*\*{0,2}[\w. ]+(?: \(.*?\))?:\s|::\s|(?<=[.:;?!])\s", prose)
     return [" ".join(part.split()) for part in parts if len(part.split()) > MAX_WORDS]
 
 
 def test_long_sentences_are_found() -> None:
-    assert long_sentences(f"Short.\n\nArgs:\n    a: {'word ' * 45}end.") == [f"{'word ' * 45}end."]
-    assert long_sentences(f"{'word ' * 40}end. {'word ' * 40}end.") == []
+    assert long_sentences(f"Short.\n\nArgs:\n    a: {'word ' * 38}end.") == [f"{'word ' * 38}end."]
+    assert long_sentences(f"{'word ' * 37}end. {'word ' * 37}end.") == []
 
 
 def test_docstrings_have_no_long_sentences() -> None:
