@@ -48,24 +48,25 @@ def adjust(
 ) -> Path:
     """Write a copy of a model whose batch normalization is adjusted to the look of other images.
 
-    Batch normalization compares the features of an image with their mean and variance over the training images. Images
-    of another microscope or another stain have other means and variances, and the model becomes worse. This function
-    measures them on images that need no labels, and blends them with those of the training images (Li et al. 2016,
-    *Revisiting Batch Normalization For Practical Domain Adaptation*). No weight changes. The decision of the model
-    stays too, so check it on labeled images if there are any.
+    Batch normalization scales the features of an image by their mean and variance over the training images. Images of
+    another microscope or another stain have other means and variances, so the model often predicts them worse. This
+    function measures the means and variances on images that need no labels, and blends them with those of the training
+    images (Li et al. 2016, *Revisiting Batch Normalization For Practical Domain Adaptation*). The weights and the
+    decision of the model stay the same. If you have labels, evaluate both models on them.
 
-    The network can also see the images enlarged. A network that was trained with random zoom has seen cells larger than
-    they are, and can be better at enlarged ones (Touvron et al. 2019, *Fixing the train-test resolution discrepancy*).
+    The networks can also enlarge the images. This can help networks that were trained with random zoom, because many
+    cells that they saw in training were enlarged (Touvron et al. 2019, *Fixing the train-test resolution discrepancy*).
     Prediction takes longer by the square of the factor.
 
-    The copy counts the datasets as usual images. It has no int8 networks: they were compared with the model as it was.
+    Images like those of the datasets are then no longer marked as unusual. The copy has no int8 networks, because they
+    were compared with the model before it was adjusted.
 
     Args:
         model: A bundle, or ``"builtin"``.
         datasets: One or more datasets of typical images; at least 50 fields each. At most 1,200 fields of each are
             used.
         out: The new file, which must end in ``.cytoloc``.
-        share: Weight of the new means and variances, above 0 and at most 1. The others have ``1 - share``.
+        share: Weight of the new means and variances, above 0 and at most 1. The stored ones have ``1 - share``.
         enlarge: Factor by which the networks enlarge images, 1 to 4. Their edge length is rounded to a multiple of 8
             pixels. Default: the size that the networks use so far.
         progress: Called after each batch with the number of finished batches, and of all batches.
