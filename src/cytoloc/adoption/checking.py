@@ -105,7 +105,7 @@ def check_adopted(
     opener: Callable[..., Any] = urlopen,
     published: Mapping[str, Examples] = PUBLISHED_EXAMPLES,
 ) -> list[Answer]:
-    """Compare the answers of an adopted network with the answers that its authors published.
+    """Compare the predictions of an adopted network with predictions that its authors published.
 
     The published images are downloaded. Nothing is kept on the disk.
 

@@ -197,8 +197,8 @@ def cell_average_precision(
 ) -> FloatArray:
     """Return the average precision of each location over cells, as the 2021 competition measures it.
 
-    For each location, cells are ranked by their probability. A cell is right if it overlaps a true cell with the
-    location that is not taken by a cell with a higher probability. The mean over locations is the score.
+    For each location, cells are ranked by their probability. A cell is correct if it overlaps a true cell with the
+    location that no cell with a higher probability has taken. The mean over locations is the score.
 
     Args:
         found: For each field, its label image and the probabilities of its cells, shape ``(cells, locations)``, in
@@ -246,9 +246,9 @@ def cell_mean_average_precision(
 ) -> AveragePrecision:
     """Return the mean average precision of predicted cells, as the 2021 competition scores it.
 
-    A predicted cell is right for a location if its mask overlaps the mask of a true cell with the location that is not
-    taken by a cell with a higher probability. Cells without a prediction, such as those without a nucleus, count
-    neither as right nor as wrong.
+    A predicted cell is correct for a location if its mask overlaps the mask of a true cell with the location that no
+    cell with a higher probability has taken. Cells without a prediction, such as cells without a nucleus, count neither
+    as correct nor as wrong.
 
     Args:
         predictions: Predictions of cells.

@@ -34,8 +34,8 @@ class HpaSegmentation:
     """Segment with the two networks of HPA-Cell-Segmentation, which were trained on the Human Protein Atlas.
 
     The files of the authors are pickled modules. They are read as plain data; code in them is not run. The networks are
-    those of the authors. The steps from probabilities to cells use their thresholds, but are simpler, so masks are near
-    to theirs, not equal.
+    those of the authors. The steps from probabilities to cells use their thresholds, but are simpler, so masks differ
+    slightly.
 
     Attributes:
         nuclei: The network of nuclei, ``dpn_unet_nuclei_v1.pth``.

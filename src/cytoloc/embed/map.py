@@ -109,7 +109,7 @@ def write_map(
 ) -> Path:
     """Write a map to a new file: an interactive page (``.html``) or a figure (``.png``).
 
-    The page works without a network. A thumbnail of the field under the pointer is shown, if a dataset is given.
+    The page works without internet access. A thumbnail of the field under the pointer is shown, if a dataset is given.
 
     Args:
         positions: The position of each field, shape ``(n, 2)``.

@@ -34,12 +34,13 @@ def load(
         precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``. The last two are faster on devices that support them.
             ``"int8"`` computes with the int8 networks of a bundle, on the CPU with the engine openvino.
         engine: The library that computes the networks: ``"torch"``, ``"openvino"`` or ``"onnx"`` (ONNX Runtime). The
-            last two compute on the CPU, several times faster. ``"auto"`` takes the fastest one that is installed and
+            last two compute on the CPU, faster than PyTorch. ``"auto"`` takes the fastest one that is installed and
             whose probabilities equal those of PyTorch to 1e-4. It computes few fields with PyTorch, because converting
             the networks takes longer than it saves.
         unusual: What to do with fields whose images are unlike the training images. ``"mark"`` predicts their
             probabilities, states what is unusual in ``cautions``, and decides on no location. ``"refuse"`` stops.
-            ``"decide"`` marks them, and decides on their locations too. Only bundles know their training images.
+            ``"decide"`` marks them, and decides on their locations too. Only bundles have statistics of their training
+            images.
         resample: How larger images are scaled down: by ``"area"`` means, or by the ``"nearest"`` pixel. Default: as the
             images that the model was trained on; by area if that is unknown.
 

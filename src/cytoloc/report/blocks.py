@@ -161,7 +161,7 @@ def jpeg_uri(image: UInt8Array, *, most_px: int) -> str:
 
 
 def render(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:
-    """Return a report as one HTML page, which needs no other file and no network.
+    """Return a report as one HTML page, which works offline.
 
     Args:
         title: The title.

@@ -136,11 +136,11 @@ def write_report(
     options: ReportOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a report of predictions to a new HTML file, which needs no other file and no network.
+    """Write a report of predictions to a new HTML file, which works offline.
 
-    With labels, it has metrics with intervals and chance levels, curves, confusions, and suspicious labels. Without, it
-    has what was found in each well and plate. It also has the fields to look at, training curves of runs, the quality
-    of the data, and the settings.
+    With labels, it has metrics with intervals and chance levels, curves, confusions, and suspicious labels. Without
+    labels, it shows the locations that were found in each well and plate. It also has the fields to look at, training
+    curves of runs, the quality of the data, and the settings.
 
     Args:
         predictions: Predictions; or prediction files, runs, or folders of runs. Predictions of different fields are
