@@ -16,7 +16,6 @@ Checksum = Annotated[
     str | None,
     typer.Option("--sha256", help="Expected SHA-256 of the file. The command fails if the file has another one."),
 ]
-
 Check = Annotated[
     bool,
     typer.Option(

@@ -84,8 +84,6 @@ DropBorder = Annotated[bool, typer.Option("--drop-border", help="Leave out cells
 Turn = Annotated[bool, typer.Option("--turn", help="Turn each cell so that its long axis is horizontal.")]
 Sheet = Annotated[Path | None, typer.Option(help="New PNG file: six fields with the outlines of cells and nuclei.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
 CellPredictions = Annotated[
     Path, typer.Argument(help="Predictions of cells, from `cytoloc predict`.", metavar="PREDICTIONS")
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cytoloc.cli.console import counted, progress, warn_if_unfinished
-from cytoloc.cli.members import LabelSetOption
+from cytoloc.cli.members import AsJson, LabelSetOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,60 @@ if TYPE_CHECKING:
 
 PAIRS_SHOWN = 24
 """Number of pairs on a sheet, and of rows in a printed table."""
+
+
+AuditedLabels = Annotated[
+    Path,
+    typer.Argument(help="Labels to audit: a CSV file with columns Id,Target, or a dataset.", metavar="LIST.csv"),
+]
+TrustedLabels = Annotated[
+    Path | None, typer.Option(help="Trusted labels: a CSV file with columns Id,Target, or a dataset.")
+]
+OutOfFold = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Out-of-fold predictions, or folders of runs, instead of --truth: lists labels that are probably"
+        " wrong. Can be repeated."
+    ),
+]
+Folds = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folds file, with --predictions. The probabilities of each group, such as a well, are averaged first."
+    ),
+]
+AuditedPairs = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file of pairs of an audited and a trusted field. Default: fields with the same id are compared."
+    ),
+]
+Match = Annotated[
+    Literal["field", "well"],
+    typer.Option(
+        help="field: compare each field with its own trusted labels. well: compare it with the trusted labels of"
+        " another field of its well."
+    ),
+]
+TruthLabelSet = Annotated[
+    str | None,
+    typer.Option(
+        help="Label set of --truth, if it differs. The audited labels are converted to it, as `cytoloc labels"
+        " convert` does.",
+        metavar="NAME|FILE",
+    ),
+]
+By = Annotated[
+    Literal["antibody", "well"] | None,
+    typer.Option(help="Also list the antibodies or wells whose labels differ most often."),
+]
+WriteTo = Annotated[
+    Path | None,
+    typer.Option(
+        help="With --truth: write the corrected labels to this new CSV file with columns Id,Target,Was. With"
+        " --predictions: write the list of labels that are probably wrong."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -114,59 +168,16 @@ def duplicates(
 
 
 def audit(
-    listed: Annotated[
-        Path,
-        typer.Argument(help="Labels to audit: a CSV file with columns Id,Target, or a dataset.", metavar="LIST.csv"),
-    ],
-    truth: Annotated[
-        Path | None, typer.Option(help="Trusted labels: a CSV file with columns Id,Target, or a dataset.")
-    ] = None,
-    predictions: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Out-of-fold predictions, or folders of runs, instead of --truth: lists labels that are probably"
-            " wrong. Can be repeated."
-        ),
-    ] = None,
-    folds: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folds file, with --predictions. The probabilities of each group, such as a well, are averaged first."
-        ),
-    ] = None,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file of pairs of an audited and a trusted field. Default: fields with the same id are compared."
-        ),
-    ] = None,
-    match: Annotated[
-        Literal["field", "well"],
-        typer.Option(
-            help="field: compare each field with its own trusted labels. well: compare it with the trusted labels of"
-            " another field of its well."
-        ),
-    ] = "field",
-    truth_label_set: Annotated[
-        str | None,
-        typer.Option(
-            help="Label set of --truth, if it differs. The audited labels are converted to it, as `cytoloc labels"
-            " convert` does.",
-            metavar="NAME|FILE",
-        ),
-    ] = None,
-    by: Annotated[
-        Literal["antibody", "well"] | None,
-        typer.Option(help="Also list the antibodies or wells whose labels differ most often."),
-    ] = None,
-    write: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --truth: write the corrected labels to this new CSV file with columns Id,Target,Was. With"
-            " --predictions: write the list of labels that are probably wrong."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    listed: AuditedLabels,
+    truth: TrustedLabels = None,
+    predictions: OutOfFold = None,
+    folds: Folds = None,
+    pairs: AuditedPairs = None,
+    match: Match = "field",
+    truth_label_set: TruthLabelSet = None,
+    by: By = None,
+    write: WriteTo = None,
+    as_json: AsJson = False,
     label_set: LabelSetOption = None,
 ) -> None:
     """Compare labels with trusted labels, location by location, or with out-of-fold predictions.

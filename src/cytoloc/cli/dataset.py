@@ -13,6 +13,7 @@ import typer
 
 from cytoloc.choices import Palette
 from cytoloc.cli.console import counted, require_nets
+from cytoloc.cli.members import AsJson
 
 if TYPE_CHECKING:
     from cytoloc.predictions import Predictions
@@ -35,7 +36,7 @@ def info(
             metavar="PATH",
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
     check: Annotated[
         bool, typer.Option("--check", help="Read every pixel of a dataset and compare its checksums.")
     ] = False,

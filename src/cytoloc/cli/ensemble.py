@@ -10,6 +10,7 @@ import typer
 from cytoloc.choices import EnsembleKind
 from cytoloc.cli.console import counted, warn_if_trained_on
 from cytoloc.cli.members import (
+    AsJson,
     IdsPath,
     LabelSetOption,
     MemberPaths,
@@ -51,7 +52,7 @@ def ensemble(
         ),
     ] = None,
     folds: Annotated[Path | None, typer.Option(help="Folds file. Cross-fitting never separates its groups.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cytoloc.cli.console import counted, warn_if_trained_on
-from cytoloc.cli.members import IdsPath, LabelSetOption, LabelsPath, read_prediction_files
+from cytoloc.cli.members import AsJson, IdsPath, LabelSetOption, LabelsPath, read_prediction_files
 
 if TYPE_CHECKING:
     from cytoloc.decide import AveragePrecision
@@ -68,7 +68,6 @@ Plot = Annotated[
     Path | None,
     typer.Option(help="Also plot the F1 of each class, with intervals, to this .png, .svg or .pdf file."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -13,6 +13,38 @@ from cytoloc.cli.console import counted, note, progress, require_nets
 from cytoloc.cli.predict import Absent, DeviceName, Inputs, ModelPath
 from cytoloc.memory import keep_freed_memory
 
+FieldIds = Annotated[
+    list[str] | None,
+    typer.Option("--id", help="Id of a field to explain. Can be repeated. Default: all fields.", metavar="ID"),
+]
+Locations = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Location to explain, by key or name. Can be repeated. Default: the locations that the model predicts"
+        " in each field.",
+        metavar="LOCATION",
+    ),
+]
+MethodOption = Annotated[
+    MapMethod,
+    typer.Option(
+        help="How maps are computed. layercam shows small structures, gradcam is coarser. attention shows the"
+        " attention of a network with an attention head."
+    ),
+]
+Views = Annotated[
+    Literal["1", "2", "4", "8"],
+    typer.Option(help="Number of test-time augmentation views over which maps are averaged."),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="Labeled dataset. The five nearest fields of each field are shown and listed."),
+]
+MapFiles = Annotated[
+    Literal["npy", "tiff", "zarr"] | None,
+    typer.Option(help="Also write the maps of each field as float16 in this format."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -23,37 +55,12 @@ def explain(
     model: ModelPath,
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="New folder for panels and tables.")],
-    ids: Annotated[
-        list[str] | None,
-        typer.Option("--id", help="Id of a field to explain. Can be repeated. Default: all fields.", metavar="ID"),
-    ] = None,
-    location: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Location to explain, by key or name. Can be repeated. Default: the locations that the model predicts"
-            " in each field.",
-            metavar="LOCATION",
-        ),
-    ] = None,
-    method: Annotated[
-        MapMethod,
-        typer.Option(
-            help="How maps are computed. layercam shows small structures, gradcam is coarser. attention shows the"
-            " attention of a network with an attention head."
-        ),
-    ] = "layercam",
-    tta: Annotated[
-        Literal["1", "2", "4", "8"],
-        typer.Option(help="Number of test-time augmentation views over which maps are averaged."),
-    ] = "1",
-    neighbors: Annotated[
-        str | None,
-        typer.Option(help="Labeled dataset. The five nearest fields of each field are shown and listed."),
-    ] = None,
-    maps: Annotated[
-        Literal["npy", "tiff", "zarr"] | None,
-        typer.Option(help="Also write the maps of each field as float16 in this format."),
-    ] = None,
+    ids: FieldIds = None,
+    location: Locations = None,
+    method: MethodOption = "layercam",
+    tta: Views = "1",
+    neighbors: Reference = None,
+    maps: MapFiles = None,
     absent: Absent = None,
     batch_size: Annotated[int, typer.Option(help="Number of fields per batch.", min=1)] = 8,
     device: DeviceName = None,

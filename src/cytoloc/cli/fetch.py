@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cytoloc.cli.console import counted, now_and_then, progress, terminated_as_interrupted
+from cytoloc.cli.members import AsJson
 
 if TYPE_CHECKING:
     from cytoloc.hpa.catalog import FieldSelection
@@ -19,21 +20,6 @@ if TYPE_CHECKING:
 
 MOST_PRINTED = 5
 """Maximum number of names and of failed files that are printed; files list all of them."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the app."""
-    fetching = typer.Typer(
-        help="Download images and their labels.\n\nExample: `cytoloc fetch hpa --genes genes.txt --plan --out v18`",
-        no_args_is_help=True,
-    )
-    fetching.command("hpa")(fetch_from_hpa)
-    fetching.callback()(_group)
-    app.add_typer(fetching, name="fetch")
-
-
-def _group() -> None:
-    """Keep ``hpa`` a subcommand, although it is the only one."""
 
 
 def _positive(value: float) -> float:
@@ -48,84 +34,108 @@ def _printable(value: str) -> str:
     return value
 
 
+Out = Annotated[
+    Path, typer.Option(help="Folder for the images and labels: a new one, or one of an earlier fetch to resume.")
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(help="Base URL of the site. Default: release 18 of the Human Protein Atlas.", metavar="URL"),
+]
+Genes = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of genes: Ensembl ids or gene names, one per line, or a table downloaded from the Human Protein"
+        " Atlas. Default: all genes."
+    ),
+]
+Catalog = Annotated[
+    Path | None,
+    typer.Option(
+        help="Local XML file of many genes, plain or gzipped, to read instead of the site's XML page of each gene."
+    ),
+]
+Reliabilities = Annotated[
+    str,
+    typer.Option(
+        help="Reliabilities of the antibodies to fetch, separated by commas: enhanced, supported, approved, uncertain."
+    ),
+]
+CellLines = Annotated[
+    list[str] | None,
+    typer.Option(help="Fetch only this cell line. Can be repeated. Default: all cell lines."),
+]
+Colors = Annotated[
+    str,
+    typer.Option(help="Channels to fetch, separated by commas: red, green, blue, yellow. An import needs all four."),
+]
+Unlabeled = Annotated[
+    bool, typer.Option("--unlabeled", help="Also fetch fields that have no location of the label set.")
+]
+LabelSetName = Annotated[
+    str,
+    typer.Option(
+        help="Label set of labels.csv: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file.",
+        metavar="NAME|FILE",
+    ),
+]
+Jobs = Annotated[int, typer.Option(help="Number of files to download at the same time.", min=1, max=16)]
+Rate = Annotated[float, typer.Option(help="Maximum number of requests per second.", callback=_positive)]
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout-s", help="Seconds without any data after which a request fails.", callback=_positive),
+]
+Attempts = Annotated[int, typer.Option(help="Maximum number of requests for one file.", min=1, max=20)]
+Contact = Annotated[
+    str,
+    typer.Option(
+        help="Your e-mail address, sent to the site in the User-Agent header. Default: none.", callback=_printable
+    ),
+]
+LicenseName = Annotated[
+    str | None,
+    typer.Option(
+        "--license", help="License to record in manifest.csv. Default: the known license of releases 15 and 18."
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(help="Maximum number of fields; the first ones are fetched. Default: all.", min=1)
+]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Fetch only the catalog, and print what would be fetched.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Compare the checksums of images that were fetched earlier.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be fetched.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    fetching = typer.Typer(
+        help="Download images and their labels.\n\nExample: `cytoloc fetch hpa --genes genes.txt --plan --out v18`",
+        no_args_is_help=True,
+    )
+    fetching.command("hpa")(fetch_from_hpa)
+    app.add_typer(fetching, name="fetch")
+
+
 def fetch_from_hpa(
-    out: Annotated[
-        Path, typer.Option(help="Folder for the images and labels: a new one, or one of an earlier fetch to resume.")
-    ],
-    base: Annotated[
-        str | None,
-        typer.Option(help="Base URL of the site. Default: release 18 of the Human Protein Atlas.", metavar="URL"),
-    ] = None,
-    genes: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of genes: Ensembl ids or gene names, one per line, or a table downloaded from the Human Protein"
-            " Atlas. Default: all genes."
-        ),
-    ] = None,
-    catalog: Annotated[
-        Path | None,
-        typer.Option(
-            help="Local XML file of many genes, plain or gzipped, to read instead of the site's XML page of each gene."
-        ),
-    ] = None,
-    reliability: Annotated[
-        str,
-        typer.Option(
-            help="Reliabilities of the antibodies to fetch, separated by commas: enhanced, supported, approved,"
-            " uncertain."
-        ),
-    ] = "enhanced,supported,approved",
-    cell_line: Annotated[
-        list[str] | None,
-        typer.Option(help="Fetch only this cell line. Can be repeated. Default: all cell lines."),
-    ] = None,
-    colors: Annotated[
-        str,
-        typer.Option(
-            help="Channels to fetch, separated by commas: red, green, blue, yellow. An import needs all four."
-        ),
-    ] = "red,green,blue,yellow",
-    unlabeled: Annotated[
-        bool, typer.Option("--unlabeled", help="Also fetch fields that have no location of the label set.")
-    ] = False,
-    label_set: Annotated[
-        str,
-        typer.Option(
-            help="Label set of labels.csv: hpa28, hpa19, subcell31, hpa, or a .csv or .toml file.",
-            metavar="NAME|FILE",
-        ),
-    ] = "hpa28",
-    jobs: Annotated[int, typer.Option(help="Number of files to download at the same time.", min=1, max=16)] = 4,
-    rate: Annotated[float, typer.Option(help="Maximum number of requests per second.", callback=_positive)] = 10.0,
-    timeout_s: Annotated[
-        float,
-        typer.Option("--timeout-s", help="Seconds without any data after which a request fails.", callback=_positive),
-    ] = 30.0,
-    attempts: Annotated[int, typer.Option(help="Maximum number of requests for one file.", min=1, max=20)] = 6,
-    contact: Annotated[
-        str,
-        typer.Option(
-            help="Your e-mail address, sent to the site in the User-Agent header. Default: none.", callback=_printable
-        ),
-    ] = "",
-    license_name: Annotated[
-        str | None,
-        typer.Option(
-            "--license", help="License to record in manifest.csv. Default: the known license of releases 15 and 18."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Maximum number of fields; the first ones are fetched. Default: all.", min=1)
-    ] = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Fetch only the catalog, and print what would be fetched.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Compare the checksums of images that were fetched earlier.")
-    ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first file that cannot be fetched.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    out: Out,
+    base: BaseUrl = None,
+    genes: Genes = None,
+    catalog: Catalog = None,
+    reliability: Reliabilities = "enhanced,supported,approved",
+    cell_line: CellLines = None,
+    colors: Colors = "red,green,blue,yellow",
+    unlabeled: Unlabeled = False,
+    label_set: LabelSetName = "hpa28",
+    jobs: Jobs = 4,
+    rate: Rate = 10.0,
+    timeout_s: Timeout = 30.0,
+    attempts: Attempts = 6,
+    contact: Contact = "",
+    license_name: LicenseName = None,
+    limit: Limit = None,
+    plan: PlanOnly = False,
+    verify: Verify = False,
+    strict: Strict = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch images of the Human Protein Atlas and the labels of their wells, for `cytoloc import hpa`.
 

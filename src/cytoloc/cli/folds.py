@@ -10,7 +10,7 @@ import typer
 
 from cytoloc.choices import GroupBy
 from cytoloc.cli.console import counted, progress, warn_if_unfinished
-from cytoloc.cli.members import LabelSetOption
+from cytoloc.cli.members import AsJson, LabelSetOption
 
 if TYPE_CHECKING:
     from cytoloc.curation.fold_quality import FoldQuality
@@ -37,6 +37,29 @@ Without = Annotated[
         " repeated."
     ),
 ]
+LabelsSource = Annotated[
+    str,
+    typer.Argument(help="Dataset, or a CSV file of labels with columns Id,Target.", metavar="DATASET|CSV"),
+]
+FoldsOut = Annotated[Path | None, typer.Option(help="New folds file: CSV with columns id,group,fold.")]
+FoldCount = Annotated[
+    int | None,
+    typer.Option("-k", help="Number of folds. With --like, fold 0 gets 1/K of the fields. Default: 5.", min=2),
+]
+Grouping = Annotated[
+    GroupBy,
+    typer.Option(
+        help="Fields that folds never separate: all fields of a well, all fields of an antibody, or none (field)."
+    ),
+]
+Check = Annotated[
+    Path | None,
+    typer.Option(help="Check this folds file instead of making one: no group may be in more than one fold."),
+]
+Sheet = Annotated[
+    Path | None,
+    typer.Option(help="Also draw the number of fields per location and fold to this .png, .svg or .pdf file."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,34 +68,17 @@ def register(app: typer.Typer) -> None:
 
 
 def folds(
-    path: Annotated[
-        str,
-        typer.Argument(help="Dataset, or a CSV file of labels with columns Id,Target.", metavar="DATASET|CSV"),
-    ],
-    out: Annotated[Path | None, typer.Option(help="New folds file: CSV with columns id,group,fold.")] = None,
-    k: Annotated[
-        int | None,
-        typer.Option("-k", help="Number of folds. With --like, fold 0 gets 1/K of the fields. Default: 5.", min=2),
-    ] = None,
-    group: Annotated[
-        GroupBy,
-        typer.Option(
-            help="Fields that folds never separate: all fields of a well, all fields of an antibody, or none (field)."
-        ),
-    ] = "well",
+    path: LabelsSource,
+    out: FoldsOut = None,
+    k: FoldCount = None,
+    group: Grouping = "well",
     pairs: PairLists = None,
     seed: Annotated[int, typer.Option(help="Random seed of the stratified split.", min=0)] = 0,
     without: Without = None,
     like: Like = None,
-    check: Annotated[
-        Path | None,
-        typer.Option(help="Check this folds file instead of making one: no group may be in more than one fold."),
-    ] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(help="Also draw the number of fields per location and fold to this .png, .svg or .pdf file."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    check: Check = None,
+    sheet: Sheet = None,
+    as_json: AsJson = False,
     label_set: LabelSetOption = None,
 ) -> None:
     """Split fields into folds that separate no group and have equal shares of every location.

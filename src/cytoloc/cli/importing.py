@@ -18,6 +18,43 @@ if TYPE_CHECKING:
     from cytoloc.dataset.sources.folder import FolderSource
 
 
+Directory = Annotated[
+    Path, typer.Argument(help="Folder of image files. Its subfolders are searched too.", metavar="DIR")
+]
+FilesPattern = Annotated[
+    str | None,
+    typer.Option(help="Pattern of the files, if each file contains all channels. Default: all images."),
+]
+FilesTable = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file of the files: a row per field with columns FileName_CHANNEL and PathName_CHANNEL (as for"
+        " CellProfiler), or a row per channel with columns id,channel,path; and columns of metadata."
+    ),
+]
+FileLimit = Annotated[
+    int | None,
+    typer.Option(help="Maximum number of files (or sets of files); the first ones are imported.", min=1),
+]
+Plane = Annotated[str, typer.Option(help="max for a maximum projection, or the number of a z plane, from 0.")]
+TimePoint = Annotated[
+    int | None,
+    typer.Option(help="Time point to import, from 0. Required if files have several time points.", min=0),
+]
+Axes = Annotated[
+    str | None,
+    typer.Option(
+        help="What the axes of the files are, instead of what the files say: one letter of T, Z, C, Y, X for each"
+        " axis longer than 1. CYX reads channels that were saved as time points, YXC channels that are last."
+    ),
+]
+PixelUm = Annotated[float | None, typer.Option(help="Pixel size in µm. Default: the pixel size that each file states.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check all files, print the channel assignment, and exit."),
+]
+
+
 def register(app: typer.Typer) -> typer.Typer:
     """Add the commands to the app, and return the group ``import``."""
     importing = typer.Typer(
@@ -216,56 +253,28 @@ def hpa(
 
 
 def folder(
-    directory: Annotated[
-        Path, typer.Argument(help="Folder of image files. Its subfolders are searched too.", metavar="DIR")
-    ],
+    directory: Directory,
     channels: ChannelsOption,
     out: OutOrPreview = None,
-    files: Annotated[
-        str | None,
-        typer.Option(help="Pattern of the files, if each file contains all channels. Default: all images."),
-    ] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file of the files: a row per field with columns FileName_CHANNEL and PathName_CHANNEL (as for"
-            " CellProfiler), or a row per channel with columns id,channel,path; and columns of metadata."
-        ),
-    ] = None,
+    files: FilesPattern = None,
+    table: FilesTable = None,
     labels: SomeLabelsOption = None,
     label_set: NewLabelSetOption = None,
     metadata: MetadataOption = None,
     size: Size = 512,
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Maximum number of files (or sets of files); the first ones are imported.", min=1),
-    ] = None,
-    z: Annotated[str, typer.Option(help="max for a maximum projection, or the number of a z plane, from 0.")] = "max",
-    time: Annotated[
-        int | None,
-        typer.Option(help="Time point to import, from 0. Required if files have several time points.", min=0),
-    ] = None,
+    limit: FileLimit = None,
+    z: Plane = "max",
+    time: TimePoint = None,
     pages: PagesOption = None,
-    axes: Annotated[
-        str | None,
-        typer.Option(
-            help="What the axes of the files are, instead of what the files say: one letter of T, Z, C, Y, X for each"
-            " axis longer than 1. CYX reads channels that were saved as time points, YXC channels that are last."
-        ),
-    ] = None,
-    pixel_um: Annotated[
-        float | None, typer.Option(help="Pixel size in µm. Default: the pixel size that each file states.")
-    ] = None,
+    axes: Axes = None,
+    pixel_um: PixelUm = None,
     target_um: TargetUm = None,
     square: SquareOption = "refuse",
     enlarge: Enlarge = False,
     resample: ResampleOption = "area",
     depth: DepthOption = "field",
     floor: Floor = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Check all files, print the channel assignment, and exit."),
-    ] = False,
+    dry_run: DryRun = False,
     strict: Strict = False,
     append: Append = False,
     skip_known: SkipKnown = False,

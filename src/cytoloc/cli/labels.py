@@ -10,9 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from cytoloc.cli.console import counted
+from cytoloc.cli.members import AsJson
 from cytoloc.labels.label_set import SHIPPED, find_label_set
-
-JsonSwitch = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 class _Group(TyperGroup):
@@ -32,7 +31,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(labels, name="labels")
 
 
-def shipped(context: typer.Context, *, as_json: JsonSwitch = False) -> None:
+def shipped(context: typer.Context, *, as_json: AsJson = False) -> None:
     """List the label sets that come with cytoloc, or show one, or convert files between two.
 
     Example: `cytoloc labels`
@@ -66,7 +65,7 @@ def show(
         ),
     ],
     *,
-    as_json: JsonSwitch = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the locations of a label set, with the key, name and Gene Ontology id of each.
 
@@ -109,7 +108,7 @@ def convert(
         ),
     ] = None,
     *,
-    as_json: JsonSwitch = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert labels or predictions from one label set to another, and report what is merged, lost or ambiguous.
 

@@ -1,4 +1,4 @@
-"""Options that several commands share: predictions, ensemble members, labels, and the label set."""
+"""Options that several commands share: predictions, ensemble members, labels, the label set, and JSON output."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ LabelSetOption = Annotated[
         metavar="NAME|FILE",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PredictionPaths = Annotated[
     list[Path] | None,
     typer.Argument(

@@ -13,7 +13,7 @@ import typer
 
 from cytoloc.choices import MethodName
 from cytoloc.cli.console import counted, progress, require_nets
-from cytoloc.cli.members import IdsPath, LabelSetOption
+from cytoloc.cli.members import AsJson, IdsPath, LabelSetOption
 
 if TYPE_CHECKING:
     from cytoloc.predictions import Predictions
@@ -31,78 +31,92 @@ class Format(StrEnum):
     csv = "csv"
 
 
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Runs, or folders of runs. A page can also be about predictions files.", metavar="RUNS|PREDICTIONS…"
+    ),
+]
+AsTables = Annotated[
+    bool,
+    typer.Option("--table", help="Print tables of models and ensembles instead of writing a page."),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="True labels: a CSV file with columns Id,Target, or a dataset. Default: the dataset of the runs. A"
+        " page about predictions without labels shows what was found."
+    ),
+]
+Folds = Annotated[
+    Path | None,
+    typer.Option(help="Folds file. Cross-fitting never separates its groups, and bootstrap intervals resample them."),
+]
+DecisionMethod = Annotated[
+    MethodName,
+    typer.Option(
+        help="Decision method, fitted by cross-fitting. auto gives better metrics but can take minutes per model;"
+        " see 'Calibrate and decide' in the documentation."
+    ),
+]
+Ensembles = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Models of one ensemble, joined by +. Can be repeated. Default: one ensemble of all models.",
+        metavar="MODEL+MODEL…",
+    ),
+]
+Style = Annotated[Format, typer.Option("--format", help="Format of the tables.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="New file: .html for a page. With --table, the file of the tables; default: print them."),
+]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(help="For a page: dataset of the fields, for images, wells, plates and quality flags."),
+]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(help="For a page: model for maps of the shown fields. Needs --dataset.", metavar="MODEL"),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="For a page: labeled dataset, whose nearest fields are shown. Needs --model."),
+]
+Pairs = Annotated[Path | None, typer.Option(help="For a page: file of `cytoloc duplicates`.")]
+FieldCount = Annotated[
+    int,
+    typer.Option(
+        "--fields",
+        help="For a page: number of fields in each list: the worst, the most uncertain and the unusual fields.",
+        min=0,
+        max=40,
+    ),
+]
+Title = Annotated[str, typer.Option(help="For a page: the title.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     app.command("report")(report)
 
 
 def report(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Runs, or folders of runs. A page can also be about predictions files.", metavar="RUNS|PREDICTIONS…"
-        ),
-    ],
-    table: Annotated[
-        bool,
-        typer.Option("--table", help="Print tables of models and ensembles instead of writing a page."),
-    ] = False,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="True labels: a CSV file with columns Id,Target, or a dataset. Default: the dataset of the runs. A"
-            " page about predictions without labels shows what was found."
-        ),
-    ] = None,
-    folds: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folds file. Cross-fitting never separates its groups, and bootstrap intervals resample them."
-        ),
-    ] = None,
-    decision: Annotated[
-        MethodName,
-        typer.Option(
-            help="Decision method, fitted by cross-fitting. auto gives better metrics but can take minutes per model;"
-            " see 'Calibrate and decide' in the documentation."
-        ),
-    ] = "grid",
-    ensemble: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Models of one ensemble, joined by +. Can be repeated. Default: one ensemble of all models.",
-            metavar="MODEL+MODEL…",
-        ),
-    ] = None,
-    style: Annotated[Format, typer.Option("--format", help="Format of the tables.")] = Format.text,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="New file: .html for a page. With --table, the file of the tables; default: print them."),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="For a page: dataset of the fields, for images, wells, plates and quality flags."),
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(help="For a page: model for maps of the shown fields. Needs --dataset.", metavar="MODEL"),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="For a page: labeled dataset, whose nearest fields are shown. Needs --model."),
-    ] = None,
-    pairs: Annotated[Path | None, typer.Option(help="For a page: file of `cytoloc duplicates`.")] = None,
-    n_fields: Annotated[
-        int,
-        typer.Option(
-            "--fields",
-            help="For a page: number of fields in each list: the worst, the most uncertain and the unusual fields.",
-            min=0,
-            max=40,
-        ),
-    ] = 12,
-    title: Annotated[str, typer.Option(help="For a page: the title.")] = "Report",
+    inputs: Inputs,
+    table: AsTables = False,
+    labels: Labels = None,
+    folds: Folds = None,
+    decision: DecisionMethod = "grid",
+    ensemble: Ensembles = None,
+    style: Style = Format.text,
+    as_json: AsJson = False,
+    out: Out = None,
+    dataset: DatasetOption = None,
+    model: ModelOption = None,
+    reference: Reference = None,
+    pairs: Pairs = None,
+    n_fields: FieldCount = 12,
+    title: Title = "Report",
     ids: IdsPath = None,
     label_set: LabelSetOption = None,
 ) -> None:

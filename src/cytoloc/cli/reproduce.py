@@ -10,6 +10,55 @@ import typer
 from cytoloc.choices import Device
 from cytoloc.cli.console import as_flags, on_terminal, progress_of_stages, require_nets, terminated_as_interrupted
 
+Competition = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the competition: train.csv, train/, test/ and sample_submission.csv."),
+]
+Out = Annotated[Path | None, typer.Option(help="Folder of the results; an unfinished one is continued.")]
+External = Annotated[
+    Path | None, typer.Option(help="Folder of external Human Protein Atlas images, such as that of `fetch hpa`.")
+]
+ExternalLabels = Annotated[
+    Path | None,
+    typer.Option(
+        help="Labels of the external images: a CSV file with columns Id,Target. Default: labels.csv in their folder."
+    ),
+]
+TestLabels = Annotated[
+    Path | None,
+    typer.Option(
+        help="True labels of the test fields: a CSV file with columns Id,Target. The tables then have the test"
+        " scores. Only simulated competitions have this file."
+    ),
+]
+Scale = Annotated[
+    Literal["full", "tiny"],
+    typer.Option(help="full, or tiny: the same steps with a small network, images of 32 and 64 px and few epochs."),
+]
+Strong = Annotated[
+    bool, typer.Option("--strong", help="Use cytoloc's own recipe, folds and decisions in place of the ten models.")
+]
+BaselineSplit = Annotated[
+    bool,
+    typer.Option(
+        "--baseline-split",
+        help="Split fields at random, as the original solution did, although near-duplicates then leak.",
+    ),
+]
+HeldOutFold = Annotated[
+    str | None, typer.Option(help="Validation fold: its number, or all. Default: 0; with --strong, all.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a key of all recipes: section.key=value. Can be repeated.")
+]
+DeviceOption = Annotated[Device, typer.Option(help="Device to train and predict on. auto: the fastest one available.")]
+Tflops = Annotated[
+    float, typer.Option(help="Assumed speed of the GPU for the estimate of hours, in 10^12 operations per second.")
+]
+PlanOnly = Annotated[
+    bool, typer.Option("--plan", help="Print every step with expected GPU hours and disk space, and stop.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
@@ -23,57 +72,19 @@ def register(app: typer.Typer) -> None:
 
 
 def kaggle2018(
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the competition: train.csv, train/, test/ and sample_submission.csv."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results; an unfinished one is continued.")] = None,
-    external: Annotated[
-        Path | None, typer.Option(help="Folder of external Human Protein Atlas images, such as that of `fetch hpa`.")
-    ] = None,
-    external_labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labels of the external images: a CSV file with columns Id,Target. Default: labels.csv in their"
-            " folder."
-        ),
-    ] = None,
-    test_labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="True labels of the test fields: a CSV file with columns Id,Target. The tables then have the test"
-            " scores. Only simulated competitions have this file."
-        ),
-    ] = None,
-    scale: Annotated[
-        Literal["full", "tiny"],
-        typer.Option(help="full, or tiny: the same steps with a small network, images of 32 and 64 px and few epochs."),
-    ] = "full",
-    strong: Annotated[
-        bool, typer.Option("--strong", help="Use cytoloc's own recipe, folds and decisions in place of the ten models.")
-    ] = False,
-    baseline_split: Annotated[
-        bool,
-        typer.Option(
-            "--baseline-split",
-            help="Split fields at random, as the original solution did, although near-duplicates then leak.",
-        ),
-    ] = False,
-    fold: Annotated[
-        str | None, typer.Option(help="Validation fold: its number, or all. Default: 0; with --strong, all.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key of all recipes: section.key=value. Can be repeated.")
-    ] = None,
-    device: Annotated[
-        Device, typer.Option(help="Device to train and predict on. auto: the fastest one available.")
-    ] = "auto",
-    tflops: Annotated[
-        float, typer.Option(help="Assumed speed of the GPU for the estimate of hours, in 10^12 operations per second.")
-    ] = 10.0,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Print every step with expected GPU hours and disk space, and stop.")
-    ] = False,
+    data: Competition = None,
+    out: Out = None,
+    external: External = None,
+    external_labels: ExternalLabels = None,
+    test_labels: TestLabels = None,
+    scale: Scale = "full",
+    strong: Strong = False,
+    baseline_split: BaselineSplit = False,
+    fold: HeldOutFold = None,
+    settings: Settings = None,
+    device: DeviceOption = "auto",
+    tflops: Tflops = 10.0,
+    plan: PlanOnly = False,
 ) -> None:
     """Reproduce the silver-medal solution of the 2018 Kaggle competition, and write submissions to upload.
 

@@ -20,6 +20,71 @@ Form = Annotated[
         " competition, with external images.",
     ),
 ]
+FieldCount = Annotated[
+    int | None,
+    typer.Option(help="Number of fields of view. For --format study or competition: number of training fields."),
+]
+Out = Annotated[Path | None, typer.Option(help="New dataset, or new folder for other formats.")]
+Original = Annotated[
+    int | None,
+    typer.Option(
+        help="Edge length of the raw images, in pixels. Datasets scale them to --size; image files keep this size."
+        " Default: --size."
+    ),
+]
+Bits = Annotated[Literal["8", "16"], typer.Option(help="Bits per pixel of the PNG files. Only for --format kaggle.")]
+Evenness = Annotated[
+    float,
+    typer.Option(
+        help="Class balance, 0 to 1. 0: locations are as frequent as in reality. 1: rare locations are about as"
+        " frequent as others."
+    ),
+]
+Frequencies = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file with columns Target,share: how frequent each combination of locations is. Default: as in the"
+        " 2018 Kaggle training set."
+    ),
+]
+Duplicates = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of fields that are near-duplicates, 0 to 1. Default: 0, or 0.04 of the training fields of a study."
+    ),
+]
+LabelNoise = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of training fields with a wrong label, 0 to 1. Only for --format study or"
+        " competition. Default: 0.03."
+    ),
+]
+NoiseKind = Annotated[
+    Noise | None,
+    typer.Option(
+        help="Kind of wrong labels. Only for --format study or competition. missing never affects fields with one"
+        " label. Default: swapped."
+    ),
+]
+Leaked = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of test fields that are also in the external dataset, 0 to 1. Only for --format study or"
+        " competition. Default: 0.02."
+    ),
+]
+Gain = Annotated[
+    float | None,
+    typer.Option(
+        help="Brightness of the test images relative to the training images. Only for --format study or"
+        " competition. Default: 0.8."
+    ),
+]
+Show = Annotated[
+    Path | None,
+    typer.Option(help="Write a .png, .svg or .pdf file with one field of each location, instead of --out."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,77 +93,21 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
-    fields: Annotated[
-        int | None,
-        typer.Option(help="Number of fields of view. For --format study or competition: number of training fields."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="New dataset, or new folder for other formats.")] = None,
+    fields: FieldCount = None,
+    out: Out = None,
     seed: Annotated[int, typer.Option(help="Random seed. The same seed gives the same fields.")] = 0,
     size: Annotated[int, typer.Option(help="Edge length of the images, in pixels.")] = 512,
-    original: Annotated[
-        int | None,
-        typer.Option(
-            help="Edge length of the raw images, in pixels. Datasets scale them to --size; image files keep this size."
-            " Default: --size."
-        ),
-    ] = None,
+    original: Original = None,
     form: Form = "dataset",
-    bits: Annotated[
-        Literal["8", "16"], typer.Option(help="Bits per pixel of the PNG files. Only for --format kaggle.")
-    ] = "8",
-    evenness: Annotated[
-        float,
-        typer.Option(
-            help="Class balance, 0 to 1. 0: locations are as frequent as in reality. 1: rare locations are about as"
-            " frequent as others."
-        ),
-    ] = 0.0,
-    frequencies: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file with columns Target,share: how frequent each combination of locations is. Default: as in the"
-            " 2018 Kaggle training set."
-        ),
-    ] = None,
-    duplicates: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of fields that are near-duplicates, 0 to 1. Default: 0, or 0.04 of the training fields of a"
-            " study."
-        ),
-    ] = None,
-    noise: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of training fields with a wrong label, 0 to 1. Only for --format study or"
-            " competition. Default: 0.03."
-        ),
-    ] = None,
-    noise_kind: Annotated[
-        Noise | None,
-        typer.Option(
-            help="Kind of wrong labels. Only for --format study or competition. missing never affects fields with one"
-            " label. Default: swapped."
-        ),
-    ] = None,
-    leaked: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of test fields that are also in the external dataset, 0 to 1. Only for --format study or"
-            " competition. Default: 0.02."
-        ),
-    ] = None,
-    gain: Annotated[
-        float | None,
-        typer.Option(
-            help="Brightness of the test images relative to the training images. Only for --format study or"
-            " competition. Default: 0.8."
-        ),
-    ] = None,
-    show: Annotated[
-        Path | None,
-        typer.Option(help="Write a .png, .svg or .pdf file with one field of each location, instead of --out."),
-    ] = None,
+    bits: Bits = "8",
+    evenness: Evenness = 0.0,
+    frequencies: Frequencies = None,
+    duplicates: Duplicates = None,
+    noise: LabelNoise = None,
+    noise_kind: NoiseKind = None,
+    leaked: Leaked = None,
+    gain: Gain = None,
+    show: Show = None,
 ) -> None:
     """Simulate fields of view of cells, with labels, wells and rare locations as in real data.
 
