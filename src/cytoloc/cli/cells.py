@@ -12,8 +12,6 @@ from cytoloc.cli.console import counted, note, progress, require_nets, terminate
 from cytoloc.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import polars as pl
 
     from cytoloc.cells.methods import Method
@@ -189,7 +187,6 @@ def segment(
     """
     keep_freed_memory()
     from cytoloc.cells.crops import CropOptions
-    from cytoloc.cells.methods import Classical, InstanSeg
     from cytoloc.cells.outlines import outline_sheet
     from cytoloc.cells.segmenting import run_segmentation
     from cytoloc.files import check_outputs
@@ -205,15 +202,15 @@ def segment(
         border="drop" if drop_border else "keep",
         turned=turned,
     )
-    chosen: Method
-    files = {"instanseg": weights, "labels": labels, "hpa": hpa_nuclei or hpa_cells}
-    name = _method_name(method, files)
-    if name == "labels":
-        chosen = _label_files(labels, cell_labels, nucleus_labels)
-    elif name == "hpa":
-        chosen = _hpa_networks(hpa_nuclei, hpa_cells)
-    else:
-        chosen = Classical() if name == "classical" else InstanSeg(weights=weights)
+    chosen = _segmentation_method(
+        method,
+        weights=weights,
+        hpa_nuclei=hpa_nuclei,
+        hpa_cells=hpa_cells,
+        labels=labels,
+        cell_labels=cell_labels,
+        nucleus_labels=nucleus_labels,
+    )
     listed = [each.strip() for some in channels for each in some.split(",")] if channels else None
     with progress("Segmenting") as advance:
         imported = run_segmentation(
@@ -226,36 +223,38 @@ def segment(
             typer.echo(f"{sheet}: outlines of {counted(len(drawn), 'field')}.")
 
 
-def _label_files(labels: Path | None, cells: str, nuclei: str | None) -> Method:
-    """Return the method that takes the label images of another program."""
-    from cytoloc.cells.methods import LabelFiles
-    from cytoloc.errors import SettingsError
-
-    if labels is None:
-        raise SettingsError("--method labels needs --labels.", hint="Give the folder of the label images.")
-    return LabelFiles(folder=labels, cells=cells, nuclei=nuclei)
-
-
-def _hpa_networks(nuclei: Path | None, cells: Path | None) -> Method:
-    """Return the method with the networks of HPA-Cell-Segmentation."""
-    from cytoloc.cells.hpa_segmentation import HpaSegmentation
-    from cytoloc.errors import SettingsError
-
-    if nuclei is None or cells is None:
-        raise SettingsError("--method hpa needs --hpa-nuclei and --hpa-cells.", hint="Give the files of the authors.")
-    return HpaSegmentation(nuclei=nuclei, cells=cells)
-
-
-def _method_name(method: str | None, files: Mapping[str, Path | None]) -> str:
+def _segmentation_method(
+    method: str | None,
+    *,
+    weights: Path | None,
+    hpa_nuclei: Path | None,
+    hpa_cells: Path | None,
+    labels: Path | None,
+    cell_labels: str,
+    nucleus_labels: str | None,
+) -> Method:
     """Return the method that the options mean; raise if they contradict each other."""
+    from cytoloc.cells.hpa_segmentation import HpaSegmentation
+    from cytoloc.cells.methods import Classical, InstanSeg, LabelFiles
     from cytoloc.errors import SettingsError
 
-    name = method or next((each for each in ("labels", "hpa") if files[each] is not None), "instanseg")
+    files = {"instanseg": weights, "labels": labels, "hpa": hpa_nuclei or hpa_cells}
     options = {"instanseg": "--weights", "labels": "--labels", "hpa": "--hpa-nuclei or --hpa-cells"}
+    name = method or next((each for each in ("labels", "hpa") if files[each] is not None), "instanseg")
     for other, file in files.items():
         if file is not None and other != name:
             raise SettingsError(f"{options[other]} is given, but --method is {name}.", hint="Remove one of them.")
-    return name
+    if name == "labels":
+        if labels is None:
+            raise SettingsError("--method labels needs --labels.", hint="Give the folder of the label images.")
+        return LabelFiles(folder=labels, cells=cell_labels, nuclei=nucleus_labels)
+    if name == "hpa":
+        if hpa_nuclei is None or hpa_cells is None:
+            raise SettingsError(
+                "--method hpa needs --hpa-nuclei and --hpa-cells.", hint="Give the files of the authors."
+            )
+        return HpaSegmentation(nuclei=hpa_nuclei, cells=hpa_cells)
+    return Classical() if name == "classical" else InstanSeg(weights=weights)
 
 
 def _print_cells(imported: Imported, *, as_json: bool) -> None:

@@ -12,9 +12,7 @@ from cytoloc.cli.console import counted, progress, warn_if_unfinished
 from cytoloc.cli.members import AsJson, LabelSetOption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cytoloc.curation.pairs import Pair
+    pass
 
 PAIRS_SHOWN = 24
 """Number of pairs on a sheet, and of rows in a printed table."""
@@ -316,11 +314,14 @@ def leak(
     write_leak(found, out)
     from_wells = int((found.table["labels_of"] == "well").sum())
     contradicted = int((found.table["contradicted"] > 0).sum())
-    lines = [
-        f"{out}: {counted(found.table.height, 'test field')} with labels of a copy, {from_wells} of them by its well."
-        if tied
-        else f"{out}: no test fields. {_no_pairs(pairs, given)}"
-    ]
+    if tied:
+        of_copies = f"{counted(found.table.height, 'test field')} with labels of a copy"
+        lines = [f"{out}: {of_copies}, {from_wells} of them by its well."]
+    else:
+        names = ", ".join(map(str, pairs))
+        without = f"{names} {'has' if len(pairs) == 1 else 'have'} no pairs."
+        unused = f"All pairs of {names} are doubtful. Use them with --doubtful."
+        lines = [f"{out}: no test fields. {unused if given else without}"]
     if contradicted:
         lines.append(
             f"{counted(contradicted, 'field')} with several copies whose labels differ: the most certain copy is used."
@@ -336,11 +337,3 @@ def leak(
             f"Next: cytoloc decide apply PREDICTIONS --decision decision.json --leak {out} --out submission.csv"
         )
     typer.echo("\n".join(lines))
-
-
-def _no_pairs(paths: list[Path], given: Sequence[Pair]) -> str:
-    """Return why no pair can be used."""
-    names = ", ".join(map(str, paths))
-    if not given:
-        return f"{names} {'has' if len(paths) == 1 else 'have'} no pairs."
-    return f"All pairs of {names} are doubtful. Use them with --doubtful."

@@ -250,12 +250,6 @@ def fit(
         f" fitted to ({report.macro_f1_in_sample:.3f} on the fields that they were fitted to)."
     )
     typer.echo("\n".join(_report_lines(report)))
-    if sets := report.decision.sets:
-        typer.echo(
-            f"Prediction sets for a coverage of {sets.coverage:g}: all locations with a probability of at least"
-            f" {sets.limit:.3f}. With limits fitted to other fields, the sets contain all true locations of"
-            f" {sets.covered:.1%} of the fields, and {sets.mean_size:.1f} locations on average."
-        )
     more = " --neighbors FEATURES" if voting is not None else ""
     typer.echo(f"Next: cytoloc decide apply PREDICTIONS --decision {out}{more} --out submission.csv")
 
@@ -411,7 +405,7 @@ def _new_votes(
 
 
 def _report_lines(report: DecisionReport) -> list[str]:
-    """Return lines about the candidates of ``auto`` and the effect of each rule."""
+    """Return lines about the candidates of ``auto``, the effect of each rule, and the prediction sets."""
     lines = []
     facts: dict[str, Any] = report.decision.fitted_on
     if "candidates" in facts:
@@ -436,5 +430,11 @@ def _report_lines(report: DecisionReport) -> list[str]:
         lines.append(
             f"{row['rule']}{off}: {counted(row['fields_changed'], 'field')} {changed}, macro F1"
             f" {row['macro_f1_with']:.4f} with and {row['macro_f1_without']:.4f} without"
+        )
+    if sets := report.decision.sets:
+        lines.append(
+            f"Prediction sets for a coverage of {sets.coverage:g}: all locations with a probability of at least"
+            f" {sets.limit:.3f}. With limits fitted to other fields, the sets contain all true locations of"
+            f" {sets.covered:.1%} of the fields, and {sets.mean_size:.1f} locations on average."
         )
     return lines

@@ -35,6 +35,7 @@ def demo(
 
     Example: `cytoloc demo --out demo-out`
     """
+    from cytoloc.cli.app import app
     from cytoloc.cli.console import require_nets
     from cytoloc.errors import OutputExistsError
     from cytoloc.files import FileFormat, read_json, write_json
@@ -58,7 +59,7 @@ def demo(
             typer.echo("done already")
             continue
         # A command that was stopped by Ctrl-C comes back with its exit code instead of an exception.
-        code = _app()(words, prog_name="cytoloc", standalone_mode=False)
+        code = app(words, prog_name="cytoloc", standalone_mode=False)
         if code:
             raise typer.Exit(code)
     typer.echo("\nResults of the demo, on simulated cells:")
@@ -103,9 +104,3 @@ def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
         f"evaluate {o}/submission.csv --labels {o}/test/labels.csv --predictions {o}/predictions.parquet{table}",
         f"show {o}/test.dataset --predictions {o}/submission.csv --out {o}/contact-sheet.png",
     ]
-
-
-def _app() -> typer.Typer:
-    from cytoloc.cli.app import app
-
-    return app

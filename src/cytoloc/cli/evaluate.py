@@ -12,7 +12,7 @@ from cytoloc.cli.console import counted, warn_if_trained_on
 from cytoloc.cli.members import AsJson, IdsPath, LabelSetOption, LabelsPath, read_prediction_files
 
 if TYPE_CHECKING:
-    from cytoloc.decide import AveragePrecision
+    pass
 
 
 Decided = Annotated[
@@ -228,7 +228,7 @@ def _evaluate_probabilities(
     ids: Path | None,
     label_set: str | None,
 ) -> None:
-    """Evaluate probabilities by mean average precision, and print it."""
+    """Evaluate probabilities by average precision, and print that of each location and the mean."""
     from cytoloc.dataset.labeled import open_labels
     from cytoloc.files import check_outputs, new_file
     from cytoloc.labels.lists import read_groups
@@ -264,11 +264,6 @@ def _evaluate_probabilities(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
-    _print_average_precision(found)
-
-
-def _print_average_precision(found: AveragePrecision) -> None:
-    """Print the average precision of each location, and their mean with its interval."""
     for row in found.classes.iter_rows(named=True):
         if row["average_precision"] is not None:
             between = "" if row["low"] is None else f"  {row['low']:.3f} to {row['high']:.3f}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,7 @@ from cytoloc.cli.members import AsJson, IdsPath, LabelSetOption
 
 if TYPE_CHECKING:
     from cytoloc.predictions import Predictions
+    from cytoloc.report.page import ReportOptions
     from cytoloc.report.study import StudyTables
 
 FILE_COLUMNS = 160
@@ -139,32 +141,23 @@ def report(
     from cytoloc.report.study_format import json_values
 
     if not table:
-        if out is None or out.suffix.lower() != ".html":
-            raise SettingsError(
-                f"{'There is no output' if out is None else f'{out} is not the name of a page'}.",
-                hint="Give --out report.html for a page, or add --table for tables.",
-            )
         if ensemble or as_json or style != Format.text:
             raise SettingsError(
                 "--ensemble, --format and --json are for tables.", hint="Add --table, or leave these options out."
             )
-        _write_page(
-            inputs,
-            out,
-            {
-                "labels": labels,
-                "dataset": dataset,
-                "decision": decision,
-                "folds": folds,
-                "pairs": pairs,
-                "n_fields": n_fields,
-                "title": title,
-            },
-            model=model,
-            reference=reference,
-            ids=ids,
-            label_set=label_set,
+        from cytoloc.report.page import ReportOptions
+
+        options = ReportOptions(
+            labels=labels,
+            dataset=dataset,
+            decision=decision,
+            folds=folds,
+            pairs=pairs,
+            n_fields=n_fields,
+            title=title,
+            command=shlex.join(["cytoloc", *sys.argv[1:]]),
         )
+        _write_page(inputs, out, options, model=model, reference=reference, ids=ids, label_set=label_set)
         return
     if dataset or model or reference or pairs or ids or label_set:
         raise SettingsError(
@@ -204,8 +197,8 @@ def report(
 
 def _write_page(
     inputs: list[Path],
-    out: Path,
-    options: dict[str, Any],
+    out: Path | None,
+    options: ReportOptions,
     *,
     model: Path | None,
     reference: str | None,
@@ -217,10 +210,15 @@ def _write_page(
     from cytoloc.errors import SettingsError
     from cytoloc.files import refuse_existing
     from cytoloc.prediction_files import read_predictions
-    from cytoloc.report.page import ReportOptions, write_report
+    from cytoloc.report.page import write_report
 
+    if out is None or out.suffix.lower() != ".html":
+        raise SettingsError(
+            f"{'There is no output' if out is None else f'{out} is not the name of a page'}.",
+            hint="Give --out report.html for a page, or add --table for tables.",
+        )
     refuse_existing(out)
-    if model and not options["dataset"]:
+    if model and not options.dataset:
         raise SettingsError("--model needs the images of the fields.", hint="Give --dataset too.")
     if reference and not model:
         raise SettingsError("--reference needs a model, whose features are compared.", hint="Give --model too.")
@@ -230,18 +228,13 @@ def _write_page(
         from cytoloc.predict.loading import load
 
         loaded = load(model)
-    chosen = ReportOptions(
-        **options,
-        model=loaded,
-        reference=open_dataset(reference) if reference else None,
-        command=shlex.join(["cytoloc", *sys.argv[1:]]),
-    )
+    options = replace(options, model=loaded, reference=open_dataset(reference) if reference else None)
     # Only files without ids or a label set need these options. Otherwise the page lists the files and runs.
     given: Predictions | list[str] = [str(each) for each in inputs]
     if ids or label_set:
         given = read_predictions([str(each) for each in inputs], ids=ids, label_set=label_set)
     with progress("Writing the report") as advance:
-        write_report(given, out, options=chosen, progress=advance)
+        write_report(given, out, options=options, progress=advance)
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB. Open it in a browser.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,8 +73,8 @@ def predict_into_parts(
     """Predict into a folder of parts, with progress, a log and metrics, and print what was done."""
     from cytoloc.predict.streaming import predict_parts
 
-    log = _log(json_log)
-    log("start", out=out, sources=[source.name for source in sources], shard=list(options.shard))
+    if json_log:
+        _log("start", out=out, sources=[source.name for source in sources], shard=list(options.shard))
     parts_done = -1
     latest: StreamState | None = None
     with terminated_as_interrupted(), progress("Predicting fields") as advance:
@@ -86,7 +86,8 @@ def predict_into_parts(
                 advance(state.done, state.fields)
             if state.parts_done > parts_done:
                 parts_done = state.parts_done
-                log("part", **asdict(state))
+                if json_log:
+                    _log("part", **asdict(state))
                 if metrics_file:
                     write_metrics(state, metrics_file)
 
@@ -94,10 +95,12 @@ def predict_into_parts(
             last = predict_parts(model, sources, out, options=options, workers=workers, report=report)
         except KeyboardInterrupt:
             done = f"{latest.parts_done} of {counted(latest.parts, 'part')} are" if latest else "Nothing is"
-            log("stopped", **(asdict(latest) if latest else {}))
+            if json_log:
+                _log("stopped", **(asdict(latest) if latest else {}))
             note(f"Stopped. {done} finished in {out}. Rerun the same command to continue.")
             raise typer.Exit(STOPPED) from None
-    log("end", **asdict(last))
+    if json_log:
+        _log("end", **asdict(last))
     number, of = options.shard
     shard = f"Shard {number} of {of}: " if of > 1 else ""
     on = counted(workers.count, "Ray worker") if workers else f"{model.device} with {model.engine}"
@@ -113,14 +116,9 @@ def predict_into_parts(
         typer.echo(f"Next: `cytoloc merge {out} --out predictions.parquet` makes one file of all parts.")
 
 
-def _log(enabled: bool) -> Callable[..., None]:
-    """Return a function that prints an event as a line of JSON, or does nothing."""
-
-    def write(event: str, **facts: Any) -> None:
-        if enabled:
-            print(json.dumps({"time": round(time.time(), 3), "event": event, **facts}), file=sys.stderr, flush=True)
-
-    return write
+def _log(event: str, **facts: Any) -> None:
+    """Print an event as a line of JSON."""
+    print(json.dumps({"time": round(time.time(), 3), "event": event, **facts}), file=sys.stderr, flush=True)
 
 
 def write_metrics(state: StreamState, path: Path) -> None:
