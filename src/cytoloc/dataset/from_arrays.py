@@ -80,8 +80,7 @@ def dataset_from_arrays(
     if array.dtype.kind not in "iuf":
         raise ImageError(f"`images` has {array.dtype} pixels.", hint="Give integers or floats.")
     keys = [str(number) for number in range(len(array))] if ids is None else [str(name) for name in ids]
-    unknown = set(metadata or {}) - set(NAMES)
-    if unknown:
+    if unknown := set(metadata or {}) - set(NAMES):
         raise SettingsError(
             f"`metadata` has the unknown key {min(unknown)!r}.", hint=f"Use {', '.join(sorted(NAMES))}."
         )
@@ -93,15 +92,14 @@ def dataset_from_arrays(
     for value in (value for values in (metadata or {}).values() for value in values):
         check_type(value, (str, type(None)), argument="metadata")
     locations, indices = location_indices(labels, label_set)
-    stored = channel_order(names)
-    order = [names.index(name) for name in stored]
-    size = array.shape[2]
+    stored, size = channel_order(names), array.shape[2]
 
     def rows() -> Iterator[Field]:
         for number, name in enumerate(keys):
             refuse_unprintable(name)
             with located(f"field {name}"):
-                eight = all_to_8_bit(list(array[number][order]), DepthRule(), called=stored)
+                planes = [array[number][names.index(channel)] for channel in stored]
+                eight = all_to_8_bit(planes, DepthRule(), called=stored)
                 pixels = scale_field(eight.image, Scaling(size=size)).image
             described: dict[str, Any] = {key: values[number] for key, values in (metadata or {}).items()}
             row = FieldRow(
@@ -117,9 +115,8 @@ def dataset_from_arrays(
             )
             yield row, pixels
 
-    return write_dataset(
-        out, rows(), size=size, channels=stored, label_set=locations, made_by={"command": "dataset_from_arrays"}
-    )
+    made_by = {"command": "dataset_from_arrays"}
+    return write_dataset(out, rows(), size=size, channels=stored, label_set=locations, made_by=made_by)
 
 
 def location_indices(

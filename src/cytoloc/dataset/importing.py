@@ -415,19 +415,17 @@ def _pack_items(orders: Sequence[Order], *, channels: tuple[str, ...]) -> list[l
         try:
             refuse_unprintable(item)
             # Fields are compressed one by one, because a file can have hundreds of them.
-            packed.extend(
-                each if isinstance(each, Rejected) else _pack_field(*each, channels=channels) for each in load()
-            )
+            for each in load():
+                if isinstance(each, Rejected):
+                    packed.append(each)
+                    continue
+                row, image = each
+                try:
+                    # The id may come from a name in the file.
+                    refuse_unprintable(row.id)
+                    packed.append((row_of(row, image, channels), encode(image), row.missing_chunks))
+                except ImageError as error:
+                    packed.append(rejected(row.id, error))
         except ImageError as error:
             packed.append(rejected(item, error))
     return items
-
-
-def _pack_field(row: FieldRow, image: UInt8Array, *, channels: tuple[str, ...]) -> Packed | Rejected:
-    """Return a field as its table row and compressed chunk."""
-    try:
-        # The id may come from a name in the file.
-        refuse_unprintable(row.id)
-        return row_of(row, image, channels), encode(image), row.missing_chunks
-    except ImageError as error:
-        return rejected(row.id, error)

@@ -71,7 +71,10 @@ def scale_notes(imported: Imported, size: int) -> list[str]:
             f" Atlas has {hpa:.3f} µm at {size} px. Give `target_um={hpa:.3g}` to scale images to the same pixel size."
         )
     blacks, whites = (imported.column(name).tail(imported.added) for name in ("black", "white"))
-    floored = sum(any(map(_is_floored, *pair)) for pair in zip(blacks, whites, strict=True))
+    floored = 0
+    for pair in zip(blacks, whites, strict=True):
+        spans = [white - black for black, white in zip(*pair, strict=True) if black is not None and white is not None]
+        floored += any(math.isclose(span, floor) for span in spans for floor in FLOORS.values())
     if floored * 2 > len(whites):
         notes.append(
             f"{floored} of {len(whites)} fields have a dark channel: its intensities span less than {FLOOR_16_BIT:.0f},"
@@ -79,11 +82,6 @@ def scale_notes(imported: Imported, size: int) -> list[str]:
             " `floor=625`."
         )
     return notes
-
-
-def _is_floored(black: float | None, white: float | None) -> bool:
-    """Return whether white is as far above black as the default floor."""
-    return black is not None and white is not None and any(math.isclose(white - black, f) for f in FLOORS.values())
 
 
 def flag_notes(imported: Imported) -> list[str]:

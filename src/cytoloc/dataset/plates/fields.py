@@ -50,7 +50,14 @@ def list_fields(
             role: find_channel(plate.channels, pick.channel if pick.channel is not None else "", plate=plate.name)
             for role, pick in channels.picks.items()
         }
-        _refuse_same(picked, plate)
+        roles: dict[int, str] = {}
+        for role, channel in picked.items():
+            other = roles.setdefault(channel.number, role)
+            if other != role:
+                raise SettingsError(
+                    f"`channels` gives the channel {channel} of plate {plate.name} for both {other} and {role}.",
+                    hint="Remove the channel that was not imaged; a dataset can have any number of channels.",
+                )
         usual = _usual_planes(plate, from_0=found.layout == "scanr")
         for spot in plate.spots:
             if time in (None, spot.time) or (zarr and spot not in plate.planes):
@@ -154,18 +161,6 @@ def _usual_planes(plate: Plate, *, from_0: bool) -> dict[int, frozenset[int]]:
             usual.setdefault(channel, set()).update(planes)
     projected = {channel for channel, planes in usual.items() if len(planes) > 1 and not from_0}
     return {channel: frozenset(planes - {0} if channel in projected else planes) for channel, planes in usual.items()}
-
-
-def _refuse_same(picked: Mapping[str, PlateChannel], plate: Plate) -> None:
-    """Raise if two channels of the dataset are the same channel of a plate."""
-    seen: dict[int, str] = {}
-    for role, channel in picked.items():
-        other = seen.setdefault(channel.number, role)
-        if other != role:
-            raise SettingsError(
-                f"`channels` gives the channel {channel} of plate {plate.name} for both {other} and {role}.",
-                hint="Remove the channel that was not imaged; a dataset can have any number of channels.",
-            )
 
 
 def _parts(plate: Plate, spot: Spot) -> dict[str, str]:

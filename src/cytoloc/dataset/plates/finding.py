@@ -69,7 +69,22 @@ def find_plates(folder: Path, layout: str = "auto") -> FoundPlates:
     paths = sorted(walk_files(folder, suffixes=(*_IMAGES, *_INDEXES), passing_over=holds_dataset))
     images = [path for path in paths if path.lower().endswith(_IMAGES)]
     files = _Files(folder, images, {each: list(_indexes(each, paths)) for each in PATTERNS})
-    chosen = _choose_layout(files) if wanted == "auto" else wanted
+    chosen = wanted
+    if wanted == "auto":
+        # Index files say more than file names.
+        counts = Counter(
+            each
+            for each in PATTERNS
+            for path in images
+            if (name := read_name(path, each)) and name.sure and not name.thumb
+        )
+        possible = [each for each, indexes in files.indexes.items() if indexes] or list(counts)
+        if len(possible) > 1:
+            raise SettingsError(
+                f"{folder} has files of several layouts: {', '.join(possible)}.",
+                hint="Choose one with `layout`, or give the folder of one plate.",
+            )
+        chosen = possible[0] if possible else ""
     plates = list(_plates(files, chosen)) if chosen in PATTERNS else []
     if not plates:
         examples = f", such as {', '.join(images[:2])}" if images else ""
@@ -80,8 +95,9 @@ def find_plates(folder: Path, layout: str = "auto") -> FoundPlates:
         )
     plates = list(_with_unique_names(plates, folder))
     used = {path for plate in plates for by in plate.planes.values() for z in by.values() for path in z.values()}
-    rest = [path for path in images if path not in used and not _is_thumbnail(path, chosen)]
-    return FoundPlates(layout=chosen, plates=tuple(plates), unmatched=len(rest))
+    others = (path for path in images if path not in used and "thumb" not in path.lower())
+    unmatched = sum(not ((name := read_name(path, chosen)) and name.thumb) for path in others)
+    return FoundPlates(layout=chosen, plates=tuple(plates), unmatched=unmatched)
 
 
 def _indexes(layout: str, paths: Iterable[str]) -> Iterator[str]:
@@ -106,24 +122,6 @@ def _indexes(layout: str, paths: Iterable[str]) -> Iterator[str]:
         ):
             found[path] = path
     yield from sorted(found.values())
-
-
-def _choose_layout(files: _Files) -> str:
-    """Return the only layout whose index files or file names occur in a folder; empty if there is none."""
-    indexed = [layout for layout, paths in files.indexes.items() if paths]
-    counts = Counter(
-        layout
-        for layout in PATTERNS
-        for path in files.images
-        if (named := read_name(path, layout)) and named.sure and not named.thumb
-    )
-    possible = indexed or list(counts)
-    if len(possible) > 1:
-        raise SettingsError(
-            f"{files.folder} has files of several layouts: {', '.join(possible)}.",
-            hint="Choose one with `layout`, or give the folder of one plate.",
-        )
-    return possible[0] if possible else ""
 
 
 def _plates(files: _Files, layout: str) -> Iterator[Plate]:
@@ -246,9 +244,3 @@ def _with_unique_names(plates: Iterable[Plate], folder: Path) -> tuple[Plate, ..
     if repeated:
         raise ImageError(f"{folder} has several plates {repeated[0]}.", hint="Import each plate by itself.")
     return tuple(sorted(named, key=lambda each: each.name))
-
-
-def _is_thumbnail(path: str, layout: str) -> bool:
-    """Return whether an image is a thumbnail."""
-    named = read_name(path, layout)
-    return "thumb" in path.lower() or (named is not None and named.thumb)

@@ -104,7 +104,12 @@ def read_name(path: str, layout: str) -> NamedFile | None:
             kept.append(folder)
     if layout == "imagexpress" and "z" not in parts and not any(_Z_FOLDER.fullmatch(each) for each in folders):
         z = 0  # a single plane, or the instrument's own projection beside the folders of the planes
-    well = _well(parts)
+    if "row" in parts:
+        well = well_name(int(parts["row"]), int(parts["column"]))
+    else:
+        text = parts.get("well") or parts.get("label") or ""
+        # Some instruments number the wells instead.
+        well = well_of(text) or parts.get("number", text)
     channel = int(parts["channel"]) if "channel" in parts else None
     return NamedFile(
         folder="/".join(kept),
@@ -116,11 +121,3 @@ def read_name(path: str, layout: str) -> NamedFile | None:
         sure=layout != "imagexpress" or "field" in parts or "channel" in parts,
         thumb="thumb" in parts,
     )
-
-
-def _well(parts: dict[str, str]) -> str:
-    """Return the well that a name states; its number if it does not name row and column."""
-    if "row" in parts:
-        return well_name(int(parts["row"]), int(parts["column"]))
-    text = parts.get("well") or parts.get("label") or ""
-    return well_of(text) or parts.get("number", text)

@@ -32,21 +32,18 @@ def find_zarr_plates(folder: Path) -> list[Plate]:
         ImageError: If the folder does not exist, or the metadata of a plate are damaged.
     """
     places = [""] if is_zarr(folder) else sorted(walk_files(folder, suffixes=ZARR_SUFFIXES, passing_over=holds_dataset))
-    return [plate for place in places if (plate := _plate(folder, place)) is not None]
-
-
-def _plate(folder: Path, place: str) -> Plate | None:
-    """Return the plate of an OME-Zarr; None if it is not a plate."""
-    path = folder / place if place else folder
-    with decoding(path):
-        store = ZarrStore(path)
-        try:
-            attributes = store.attributes("") or {}
-            if "plate" not in attributes:
-                return None
-            return _plate_of(store, place, attributes["plate"])
-        finally:
-            store.close()
+    plates = []
+    for place in places:
+        path = folder / place if place else folder
+        with decoding(path):
+            store = ZarrStore(path)
+            try:
+                attributes = store.attributes("") or {}
+                if "plate" in attributes:
+                    plates.append(_plate_of(store, place, attributes["plate"]))
+            finally:
+                store.close()
+    return plates
 
 
 def _plate_of(store: ZarrStore, place: str, described: Mapping[str, Any]) -> Plate:
