@@ -144,25 +144,20 @@ def check_adopted(
             f"The bundle needs the channel {unknown[0]}, which the examples lack.", hint="Check `network`."
         )
     found = model.probabilities(images.astype(np.uint8)[:, [CHANNELS.index(name) for name in model.channels]])
-    return [
-        answer
-        for example, probabilities in zip(examples, found, strict=True)
-        for answer in _compare(example, dict(zip(model.label_set.names, probabilities.tolist(), strict=True)))
-    ]
-
-
-def _compare(example: Example, found: Mapping[str, float]) -> list[Answer]:
-    """Return the published answers for an image beside those of the network."""
-    unknown = [name for name in (example.highest, *example.probabilities) if name and name not in found]
-    if unknown:
-        raise WeightsError(f"The bundle does not predict {unknown[0]}.", hint="Check the network and its label set.")
     answers = []
-    if example.highest:
-        highest = max(found, key=found.__getitem__)
-        answers.append(Answer(example.name, example.highest, highest, highest == example.highest))
-    for name, value in example.probabilities.items():
-        agrees = abs(found[name] - value) <= TOLERANCE
-        answers.append(Answer(example.name, f"{name} {value:.3f}", f"{name} {found[name]:.3f}", agrees))
+    for example, row in zip(examples, found, strict=True):
+        probabilities = dict(zip(model.label_set.names, row.tolist(), strict=True))
+        unknown = [name for name in (example.highest, *example.probabilities) if name and name not in probabilities]
+        if unknown:
+            raise WeightsError(
+                f"The bundle does not predict {unknown[0]}.", hint="Check the network and its label set."
+            )
+        if example.highest:
+            highest = max(probabilities, key=probabilities.__getitem__)
+            answers.append(Answer(example.name, example.highest, highest, highest == example.highest))
+        for name, value in example.probabilities.items():
+            agrees = abs(probabilities[name] - value) <= TOLERANCE
+            answers.append(Answer(example.name, f"{name} {value:.3f}", f"{name} {probabilities[name]:.3f}", agrees))
     return answers
 
 

@@ -178,7 +178,8 @@ class Batcher:
                     tta=jobs[0].tta,
                     batch_size=self._batch_size,
                 )
-            except Exception as error:  # noqa: BLE001  each request gets the error, and the next batch is computed
+            except Exception as error:  # noqa: BLE001  see below
+                # Broad on purpose: whatever a library raises, each request gets it, and the next batch is computed.
                 for job in jobs:
                     if not job.answer.done():
                         job.answer.set_exception(error)

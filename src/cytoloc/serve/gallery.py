@@ -139,7 +139,8 @@ class Gallery:
             rows = np.arange(self.done, min(self.done + _SLICE, len(self.dataset)))
             try:
                 found = await batcher.in_thread(self.model.predict_sources, [DatasetSource(self.dataset, rows)])
-            except Exception as error:  # noqa: BLE001  the page shows that there will be no predictions
+            except Exception as error:  # noqa: BLE001  see below
+                # Broad on purpose: whatever a library raises, it is logged, and the page shows it.
                 LOG.exception("The dataset could not be predicted.")
                 self.error = f"The dataset could not be predicted: {first_line(error)}."
                 return

@@ -151,7 +151,8 @@ class JobQueue:
             job = await self._queue.get()
             try:
                 await self._carry_out(job)
-            except Exception:  # noqa: BLE001  the next job is carried out all the same
+            except Exception:  # noqa: BLE001  see below
+                # Broad on purpose: whatever a library raises, it is logged, and the next job is carried out.
                 LOG.exception("A batch job failed.", extra={"job": job.id})
             finally:
                 await asyncio.to_thread(shutil.rmtree, job.folder, ignore_errors=True)

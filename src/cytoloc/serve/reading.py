@@ -302,7 +302,18 @@ def _refuse_too_large(path: Path, channels: int, rules: ReadingRules) -> None:
             edges = [header.size]
     else:
         if path.name.lower().endswith((".zip", ".ozx")):
-            _refuse_zip_bomb(path, rules)
+            # A small zip file can hold much more than the pixels of a field can take.
+            most = 64 * rules.max_pixels
+            with decoding(path):
+                try:
+                    total = sum(entry.file_size for entry in zipfile.ZipFile(path).infolist())
+                except zipfile.BadZipFile as error:
+                    raise ImageError(f"{path} is not a zip file: {error}.", hint="Send the file again.") from error
+            if total > most:
+                raise ImageError(
+                    f"The zip file holds {total / 1e6:,.0f} MB, but the service reads at most {most / 1e6:,.0f} MB.",
+                    hint="Send one field of view per file.",
+                )
         with open_image(path, alone=True) as image:
             edges = [(scene.height, scene.width) for scene in image.scenes]
     for height, width in edges:
@@ -312,21 +323,6 @@ def _refuse_too_large(path: Path, channels: int, rules: ReadingRules) -> None:
                 f" most {rules.max_pixels / 1e6:g} megapixels.",
                 hint="Send a field of view, not a slide scan; or start the service with a higher limit.",
             )
-
-
-def _refuse_zip_bomb(path: Path, rules: ReadingRules) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` if a zip file holds much more than the pixels of a field can take."""
-    most = 64 * rules.max_pixels
-    with decoding(path):
-        try:
-            total = sum(entry.file_size for entry in zipfile.ZipFile(path).infolist())
-        except zipfile.BadZipFile as error:
-            raise ImageError(f"{path} is not a zip file: {error}.", hint="Send the file again.") from error
-    if total > most:
-        raise ImageError(
-            f"The zip file holds {total / 1e6:,.0f} MB, but the service reads at most {most / 1e6:,.0f} MB.",
-            hint="Send one field of view per file.",
-        )
 
 
 def check_picks(value: object) -> dict[str, int | str | None]:

@@ -117,7 +117,10 @@ def save_upload(form: FormData, folder: Path, *, channels: Sequence[str], max_fi
         saved = {channel: _save(found[number], folder / f"{number}-{channel}") for channel, found in files.items()}
         where = dict.fromkeys(picks, saved[ALL_CHANNELS]) if ALL_CHANNELS in saved else saved
         fields.append(UploadedField(name=name, files=where, picks=picks, pixel_um=pixel_um))
-    return Upload(tuple(fields), parse_substitutes(texts.get("absent", [])), _tta(texts))
+    tta = next(iter(texts.get("tta", [])), "").strip()
+    if tta not in ("", "1", "2", "4", "8"):
+        raise SettingsError(f"Invalid number of TTA views: {tta[:20]}.", hint="Choose 1, 2, 4 or 8.")
+    return Upload(tuple(fields), parse_substitutes(texts.get("absent", [])), int(tta) if tta else None)
 
 
 def _picks(
@@ -149,7 +152,9 @@ def _ids(given: Sequence[str], files: Mapping[str, list[UploadFile]], count: int
     named = files.get(PROTEIN) or next(iter(files.values()))
     ids: list[str] = []
     for number in range(count):
-        name = (given[number] if given else _stem(named[number].filename or ""))[:LONGEST_ID].strip() or f"{number + 1}"
+        name, suffix = _name_and_suffix(named[number])
+        stem = name[: len(name) - len(suffix)].removesuffix(".ome")
+        name = (given[number] if given else stem)[:LONGEST_ID].strip() or f"{number + 1}"
         refuse_unprintable(name)
         if name in ids:
             if given:
@@ -159,22 +164,17 @@ def _ids(given: Sequence[str], files: Mapping[str, list[UploadFile]], count: int
     return ids
 
 
-def _stem(filename: str) -> str:
-    r"""Return the name of a file without folders and without its suffix.
-
-    >>> _stem("C:\\plates\\C03_2.ome.tif")
-    'C03_2'
-    """
-    name = PureWindowsPath(PurePosixPath(filename).name).name
-    suffix = next((end for end in SUFFIXES if name.lower().endswith(end)), "")
-    return name.removesuffix(name[len(name) - len(suffix) :] if suffix else "").removesuffix(".ome")
+def _name_and_suffix(file: UploadFile) -> tuple[str, str]:
+    """Return the name of a file without folders, and its suffix in lower case, such as ``.tif``; empty if unknown."""
+    name = PureWindowsPath(PurePosixPath(file.filename or "").name).name
+    return name, next((end for end in SUFFIXES if name.lower().endswith(end)), "")
 
 
 def _save(file: UploadFile, path: Path) -> Path:
     """Save a file under a path of our own, with the ending of its name."""
-    name = PureWindowsPath(PurePosixPath(file.filename or "").name).name.lower()
-    suffix = next((end for end in SUFFIXES if name.endswith(end)), None)
-    if suffix is None:
+    name, suffix = _name_and_suffix(file)
+    name = name.lower()
+    if not suffix:
         raise ImageError(
             f"The file {name[-80:]!r} is not of a supported kind.", hint=f"Send files ending in {', '.join(SUFFIXES)}."
         )
@@ -184,16 +184,6 @@ def _save(file: UploadFile, path: Path) -> Path:
     if not saved.stat().st_size:
         raise ImageError(f"The file {name[-80:]!r} is empty (0 bytes).", hint="Send the file again.")
     return saved
-
-
-def _tta(texts: Mapping[str, list[str]]) -> int | None:
-    """Return the number of test-time augmentation views."""
-    text = next(iter(texts.get("tta", [])), "").strip()
-    if not text:
-        return None
-    if text not in ("1", "2", "4", "8"):
-        raise SettingsError(f"Invalid number of TTA views: {text[:20]}.", hint="Choose 1, 2, 4 or 8.")
-    return int(text)
 
 
 def _pixel_um(texts: Mapping[str, list[str]]) -> float | None:
