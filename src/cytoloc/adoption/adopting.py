@@ -78,7 +78,17 @@ def adopt(
     published, file, out = PUBLISHED[network], Path(file), Path(out)
     check_bundle_path(out)
     existing(file, error=WeightsError, what="weights file")
-    chosen = _chosen_variant(published, file, variant)
+    if variant is not None and list(published.specs) == [""]:
+        raise SettingsError(f"{published.name} has no variants, but `variant` is {variant!r}.", hint="Remove it.")
+    if variant is not None:
+        refuse_unknown(variant, published.specs, argument="variant")
+    chosen = named_variant(published, file.name) if variant is None else variant
+    if chosen is None:
+        words = in_words(f"{name} ({spec.size} px)" for name, spec in published.specs.items())
+        raise SettingsError(
+            f"{file.name} does not say which variant of {published.name} it is, and the weights fit all of them.",
+            hint=f"Give `variant`: {words}.",
+        )
     origin = _origin(published, file, chosen, expected=sha256)
     spec = published.specs[chosen]
     return _write(published, spec, origin, load_published(published, spec, file), out)
@@ -118,23 +128,6 @@ def load_published(published: Published, spec: ModelSpec, file: Path) -> Network
         )
     network.load_state_dict({**own, **{here: state[there] for here, there in names.items()}})
     return network.eval()
-
-
-def _chosen_variant(published: Published, file: Path, variant: str | None) -> str:
-    """Return the variant that the user names, or that the file name states."""
-    if variant is not None and list(published.specs) == [""]:
-        raise SettingsError(f"{published.name} has no variants, but `variant` is {variant!r}.", hint="Remove it.")
-    if variant is not None:
-        refuse_unknown(variant, published.specs, argument="variant")
-        return variant
-    named = named_variant(published, file.name)
-    if named is None:
-        words = in_words(f"{name} ({spec.size} px)" for name, spec in published.specs.items())
-        raise SettingsError(
-            f"{file.name} does not say which variant of {published.name} it is, and the weights fit all of them.",
-            hint=f"Give `variant`: {words}.",
-        )
-    return named
 
 
 def read_published(file: Path, *, sha256: str | None) -> tuple[bytes, str]:

@@ -148,13 +148,9 @@ def aggregate_cells(
     of_cells = {"thresholds", "knowledge", "fields_trained_on", "fields_maybe_trained_on"}
     made = {name: value for name, value in predictions.provenance.items() if name not in of_cells}
     made["aggregated"] = {**facts, "cells_without_group": len(predictions) - used}
-    return Aggregated(
-        by,
-        Predictions(tuple(groups), pooled, predictions.label_set, made),
-        _group_table(groups, described, has, by),
-        _location_table(groups, predictions, pooled, has),
-        left_out,
-    )
+    of_groups, of_locations = _tables(groups, predictions, described, pooled, has, by=by)
+    found = Predictions(tuple(groups), pooled, predictions.label_set, made)
+    return Aggregated(by, found, of_groups, of_locations, left_out)
 
 
 def _groups(described: pl.DataFrame, by: Level, min_cells: int) -> tuple[dict[str, IntArray], dict[str, int]]:
@@ -203,24 +199,24 @@ def _weights(weights: str | pl.DataFrame, described: pl.DataFrame, predictions: 
     return np.asarray(values, np.float64)
 
 
-def _group_table(groups: Mapping[str, IntArray], described: pl.DataFrame, has: BoolArray, by: Level) -> pl.DataFrame:
-    """Return the row of each group in :attr:`Aggregated.groups`."""
-    rows: list[dict[str, Any]] = []
-    for group, places in groups.items():
-        own = described[places.tolist()]
-        antibodies = {"antibodies": own["antibody"].n_unique()} if by == "gene" else {}
-        counts = {"cells": len(places), "fields": own["field"].n_unique(), **antibodies}
-        rows.append({"id": group, **counts, **heterogeneity(has[places])})
-    return pl.DataFrame(rows)
-
-
-def _location_table(
-    groups: Mapping[str, IntArray], predictions: Predictions, pooled: Float32Array, has: BoolArray
-) -> pl.DataFrame:
-    """Return the rows of each group and location in :attr:`Aggregated.locations`."""
+def _tables(
+    groups: Mapping[str, IntArray],
+    predictions: Predictions,
+    described: pl.DataFrame,
+    pooled: Float32Array,
+    has: BoolArray,
+    *,
+    by: Level,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the tables :attr:`Aggregated.groups` and :attr:`Aggregated.locations`."""
     locations = predictions.label_set
+    counted: list[dict[str, Any]] = []
     tables = []
     for (group, rows), probability in zip(groups.items(), pooled, strict=True):
+        own = described[rows.tolist()]
+        antibodies = {"antibodies": own["antibody"].n_unique()} if by == "gene" else {}
+        counts = {"cells": len(rows), "fields": own["field"].n_unique(), **antibodies}
+        counted.append({"id": group, **counts, **heterogeneity(has[rows])})
         low, high = wilson(has[rows].sum(axis=0), len(rows))
         columns = {
             "id": [group] * len(locations),
@@ -233,7 +229,7 @@ def _location_table(
             "spread": predictions.probabilities[rows].astype(np.float64).std(axis=0),
         }
         tables.append(pl.DataFrame(columns, schema_overrides={"go_id": pl.String}))
-    return pl.concat(tables)
+    return pl.DataFrame(counted), pl.concat(tables)
 
 
 def _described(predictions: Predictions, cells: Dataset | pl.DataFrame | None, by: Level) -> pl.DataFrame:

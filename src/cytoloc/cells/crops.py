@@ -154,50 +154,39 @@ def crop_cell(image: UInt8Array, labels: Labels, cell: MeasuredCell, options: Cr
     Returns:
         The image of the cell.
     """
-    bounds = cell.bounds
+    bounds, margin, edge = cell.bounds, options.margin_px, window_px
     # The middle of the bounding rectangle, as SubCell's authors choose it.
     middle = ((bounds.top + bounds.bottom) // 2, (bounds.left + bounds.right) // 2)
+    planes: NDArray[Any]
     if options.turned:
-        planes, is_whole = _turned_window(image, labels, cell, options, middle=middle, edge=window_px)
+        # The long axis of the cell becomes horizontal.
+        turn: NDArray[Any] = cv2.getRotationMatrix2D((float(middle[1]), float(middle[0])), -cell.axis, 1.0)
+        turn[:, 2] += edge / 2 - np.array([middle[1], middle[0]], np.float64)
+        planes = np.stack([cv2.warpAffine(plane, turn, (edge, edge), flags=cv2.INTER_LINEAR) for plane in image])
+        own = (labels == cell.number).astype(np.uint8)
+        mask: NDArray[Any] = cv2.warpAffine(own, turn, (edge, edge), flags=cv2.INTER_NEAREST)
+        # Turning changes the number of pixels slightly.
+        is_whole = int(mask.sum()) >= 0.97 * cell.area
+        if options.masked:
+            planes = planes * _grown(mask, margin)
     else:
-        planes, is_whole = _upright_window(image, labels, cell, options, middle=middle, edge=window_px)
+        top, left = middle[0] - edge // 2, middle[1] - edge // 2
+        if not options.masked:
+            bounds = Bounds(top, top + edge, left, left + edge)
+        height, width = labels.shape
+        # What can be seen: the part of the window that is in the field and, if the cell is masked, near the cell.
+        rows = slice(max(top, 0, bounds.top - margin), min(top + edge, height, bounds.bottom + margin))
+        columns = slice(max(left, 0, bounds.left - margin), min(left + edge, width, bounds.right + margin))
+        mask = (labels[rows, columns] == cell.number).astype(np.uint8)
+        planes = np.zeros((len(image), edge, edge), image.dtype)
+        seen = planes[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        if options.masked:
+            np.multiply(image[:, rows, columns], _grown(mask, margin), out=seen)
+        else:
+            seen[:] = image[:, rows, columns]
+        is_whole = int(mask.sum()) == cell.area
     size = options.size
     return Crop(np.asarray(resize(planes, size, size, enlarge=True), np.uint8), is_whole)
-
-
-def _turned_window(
-    image: UInt8Array, labels: Labels, cell: MeasuredCell, options: CropOptions, *, middle: tuple[int, int], edge: int
-) -> tuple[NDArray[Any], bool]:
-    """Return the window of a cell whose long axis is turned to be horizontal, and whether the cell is whole."""
-    turn: NDArray[Any] = cv2.getRotationMatrix2D((float(middle[1]), float(middle[0])), -cell.axis, 1.0)
-    turn[:, 2] += edge / 2 - np.array([middle[1], middle[0]], np.float64)
-    shape = (edge, edge)
-    planes: NDArray[Any] = np.stack([cv2.warpAffine(plane, turn, shape, flags=cv2.INTER_LINEAR) for plane in image])
-    own = (labels == cell.number).astype(np.uint8)
-    mask: NDArray[Any] = cv2.warpAffine(own, turn, shape, flags=cv2.INTER_NEAREST)
-    # Turning changes the number of pixels slightly.
-    is_whole = int(mask.sum()) >= 0.97 * cell.area
-    return planes * _grown(mask, options.margin_px) if options.masked else planes, is_whole
-
-
-def _upright_window(
-    image: UInt8Array, labels: Labels, cell: MeasuredCell, options: CropOptions, *, middle: tuple[int, int], edge: int
-) -> tuple[NDArray[Any], bool]:
-    """Return the window of a cell, with zeros outside the field, and whether the cell is whole."""
-    top, left = middle[0] - edge // 2, middle[1] - edge // 2
-    bounds = cell.bounds if options.masked else Bounds(top, top + edge, left, left + edge)
-    margin, (height, width) = options.margin_px, labels.shape
-    # What can be seen: the part of the window that is in the field and, if the cell is masked, near the cell.
-    rows = slice(max(top, 0, bounds.top - margin), min(top + edge, height, bounds.bottom + margin))
-    columns = slice(max(left, 0, bounds.left - margin), min(left + edge, width, bounds.right + margin))
-    mask = (labels[rows, columns] == cell.number).astype(np.uint8)
-    planes = np.zeros((len(image), edge, edge), image.dtype)
-    seen = planes[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    if options.masked:
-        np.multiply(image[:, rows, columns], _grown(mask, margin), out=seen)
-    else:
-        seen[:] = image[:, rows, columns]
-    return planes, int(mask.sum()) == cell.area
 
 
 def _grown(mask: NDArray[np.uint8], margin: int) -> NDArray[Any]:

@@ -195,6 +195,14 @@ def evaluate(
     classes = class_table(predicted, truth, locations, probabilities).with_columns(
         pl.Series("chance_f1", chance), pl.Series("f1_low", low, pl.Float64), pl.Series("f1_high", high, pl.Float64)
     )
+    rows = classes.filter(pl.col("positives") >= min_positives)
+    common: dict[str, Any] = {"classes": rows.height}
+    if rows.height:
+        common |= {"macro_f1": rows["f1"].mean(), "chance_macro_f1": rows["chance_f1"].mean()}
+        if "average_precision" in rows.columns:
+            common["mean_average_precision"] = rows["average_precision"].mean()
+            common["share_of_positives"] = (rows["positives"] / len(truth)).mean()
+            common["macro_roc_auc"] = rows["roc_auc"].mean()
     return Evaluation(
         fields=len(truth),
         fields_with_labels=labeled,
@@ -207,7 +215,7 @@ def evaluate(
         overall=overall(predicted, truth, probabilities),
         blank=int((~predicted.any(axis=1)).sum()),
         min_positives=min_positives,
-        common=_common_means(classes.filter(pl.col("positives") >= min_positives), len(truth)),
+        common=common,
         classes=classes,
         leak=None if leak is None else _leak_effect(ids, predicted, truth, leak, locations),
     )
@@ -254,18 +262,6 @@ def _as_decided(
         + ".",
         hint="Apply a decision to probabilities first: cytoloc.fit_decision(…)(probabilities).",
     )
-
-
-def _common_means(rows: pl.DataFrame, n_fields: int) -> dict[str, Any]:
-    """Return the means over the rows of common classes."""
-    means: dict[str, Any] = {"classes": rows.height}
-    if rows.height:
-        means |= {"macro_f1": rows["f1"].mean(), "chance_macro_f1": rows["chance_f1"].mean()}
-        if "average_precision" in rows.columns:
-            means["mean_average_precision"] = rows["average_precision"].mean()
-            means["share_of_positives"] = (rows["positives"] / n_fields).mean()
-            means["macro_roc_auc"] = rows["roc_auc"].mean()
-    return means
 
 
 @dataclass(frozen=True, repr=False, eq=False)

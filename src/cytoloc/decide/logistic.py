@@ -80,7 +80,15 @@ def fit_shared(
     intercepts = np.log(rate / (1 - rate)) if start is None else start.intercepts.copy()
     here = _loss_at(design, truth, weights, intercepts)
     for _ in range(MAX_NEWTON_STEPS):
-        step, shift = _newton_step(here, weights, least)
+        # The Newton step. The intercepts are eliminated class by class, which leaves a linear system for the weights.
+        scaled = here.cross / here.curve[:, None]
+        slope = here.gradient - scaled.T @ here.slope
+        free = (weights > least) | (slope < 0)
+        step = np.zeros(size)
+        reduced = here.hessian - scaled.T @ here.cross
+        step[free] = np.linalg.solve(reduced[np.ix_(free, free)], slope[free])
+        reached = weights - np.maximum(weights - step, least)
+        shift = (here.slope - here.cross @ reached) / here.curve
         for _ in range(MAX_NEWTON_STEPS):
             moved, lifted = np.maximum(weights - step, least), intercepts - shift
             there = _loss_at(design, truth, moved, lifted)
@@ -125,19 +133,6 @@ def _loss_at(design: FeaturesOf, truth: Bools, weights: Floats, intercepts: Floa
     return _Point(loss, gradient, hessian, slope, cross, np.maximum(curve, 1e-9))
 
 
-def _newton_step(here: _Point, weights: Floats, least: float) -> tuple[Floats, Floats]:
-    """Return the Newton step of weights and intercepts."""
-    # The intercepts are eliminated class by class, which leaves a linear system for the weights only.
-    scaled = here.cross / here.curve[:, None]
-    slope = here.gradient - scaled.T @ here.slope
-    free = (weights > least) | (slope < 0)
-    step = np.zeros(len(weights))
-    reduced = here.hessian - scaled.T @ here.cross
-    step[free] = np.linalg.solve(reduced[np.ix_(free, free)], slope[free])
-    reached = weights - np.maximum(weights - step, least)
-    return step, (here.slope - here.cross @ reached) / here.curve
-
-
 def fit_shrunk(
     design: FeaturesOf,
     offsets: Floats,
@@ -180,7 +175,16 @@ def fit_shrunk(
             if furthest < LOGIT_TOLERANCE:
                 break
             continue
-        better = _precisions(coefficients[known], variance[known], kinds, precisions)
+        # MacKay's update of the precisions: the number of determined coefficients by the sum of their squares.
+        determined = np.clip(1 - variance[known] * precisions[kinds], 1e-9, 1)
+        better = np.empty_like(precisions)
+        for kind in range(len(precisions)):
+            columns = kinds == kind
+            squares = float((coefficients[known][:, columns] ** 2).sum())
+            better[kind] = determined[:, columns].sum() / max(squares, 1e-12)
+        # Precisions are limited to 0.01 (almost no shrinkage) … 100,000 (almost no deviation), and to a factor of 10
+        # per step.
+        better = np.clip(better, np.maximum(precisions / 10, 1e-2), np.minimum(precisions * 10, 1e5))
         is_stable = float(np.abs(np.log(better / precisions)).max()) < 0.02
         precisions = better
         if furthest < LOGIT_TOLERANCE and is_stable:
@@ -215,15 +219,3 @@ def _descend(
         # Far from the optimum, a full step may overshoot.
         step, moves = step / 2, moves / 2
     return coefficients - step, np.diag(covariance), float(np.abs(moves).mean())
-
-
-def _precisions(coefficients: Floats, variance: Floats, kinds: Ints, before: Floats) -> Floats:
-    """Return MacKay's update of the precisions: the number of determined coefficients by the sum of their squares."""
-    determined = np.clip(1 - variance * before[kinds], 1e-9, 1)
-    after = np.empty_like(before)
-    for kind in range(len(before)):
-        columns = kinds == kind
-        after[kind] = determined[:, columns].sum() / max(float((coefficients[:, columns] ** 2).sum()), 1e-12)
-    # Precisions are limited to 0.01 (almost no shrinkage) … 100,000 (almost no deviation), and to a factor of 10 per
-    # step.
-    return np.asarray(np.clip(after, np.maximum(before / 10, 1e-2), np.minimum(before * 10, 1e5)), np.float64)
