@@ -52,16 +52,15 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
         runs: list[dict[str, Any]] = []
         for run in find_runs([place]):
             run_header = read_header(run)
-            runs.append(
-                {
-                    "name": run.name,
-                    "finished": is_finished(run),
-                    **{key: run_header[key] for key in ("fold", "dataset", "environment") if key in run_header},
-                    "label_set": run_header["label_set"].name,
-                    "fields_held_out": len(run_header["held_out"]),
-                    "fields_trained_on": len(run_header["trained_on"]),
-                }
-            )
+            facts = {
+                "name": run.name,
+                "finished": is_finished(run),
+                **{key: run_header[key] for key in ("fold", "dataset", "environment") if key in run_header},
+                "label_set": run_header["label_set"].name,
+                "fields_held_out": len(run_header["held_out"]),
+                "fields_trained_on": len(run_header["trained_on"]),
+            }
+            runs.append(facts)
         return {"kind": "run", **runs[0]} if is_run(place) else {"kind": "runs", "path": str(place), "runs": runs}
     if place.suffix == ".cytoloc" or (str(path) == "builtin" and not place.exists()):
         from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle

@@ -190,7 +190,18 @@ def prediction_files(paths: Sequence[Path]) -> list[Path]:
     files = []
     for path in paths:
         if (path / MANIFEST).is_file():
-            files += _finished_parts(path)
+            import pyarrow.parquet as pq
+
+            count = read_json(path / MANIFEST, PARTS_FORMAT)["parts"]
+            parts = [path / part_name(number) for number in range(count)]
+            missing = [part for part in parts if not part.is_file()]
+            if missing:
+                raise FormatError(
+                    f"{path} is not finished: {len(missing)} of {count} parts are missing, such as {missing[0].name}.",
+                    hint="Rerun the command that writes it, with each shard.",
+                )
+            # Parts without fields are left out.
+            files += [part for part in parts if pq.read_metadata(part).num_rows]
         elif path.is_dir():
             runs = find_runs([path])
             refuse_unfinished(runs)
@@ -204,21 +215,6 @@ def prediction_files(paths: Sequence[Path]) -> list[Path]:
 def part_name(number: int) -> str:
     """Return the name of a part in a folder of parts."""
     return f"part-{number:05}.parquet"
-
-
-def _finished_parts(folder: Path) -> list[Path]:
-    """Return the parts of a folder that contain fields; raise if parts are missing."""
-    import pyarrow.parquet as pq
-
-    count = read_json(folder / MANIFEST, PARTS_FORMAT)["parts"]
-    parts = [folder / part_name(number) for number in range(count)]
-    missing = [part for part in parts if not part.is_file()]
-    if missing:
-        raise FormatError(
-            f"{folder} is not finished: {len(missing)} of {count} parts are missing, such as {missing[0].name}.",
-            hint="Rerun the command that writes it, with each shard.",
-        )
-    return [part for part in parts if pq.read_metadata(part).num_rows]
 
 
 def read_predictions_file(

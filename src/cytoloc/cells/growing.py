@@ -106,18 +106,16 @@ def _joined_pieces(labels: NDArray[np.int32]) -> NDArray[np.int32]:
                 touching = (one != other) & (one > 0) & (other > 0)
                 low, high = np.minimum(one, other)[touching], np.maximum(one, other)[touching]
                 pairs.update(zip(low.tolist(), high.tolist(), strict=True))
-        best = max(((_solidity(np.isin(labels, pair)), pair) for pair in pairs), default=(0.0, (0, 0)))
+        best = (0.0, (0, 0))
+        for pair in pairs:
+            # The solidity is the share of an object in its convex hull.
+            points = np.argwhere(np.isin(labels, pair)).astype(np.int32)
+            hull = np.zeros(labels.shape, np.uint8)
+            cv2.fillConvexPoly(hull, cv2.convexHull(points[:, ::-1]), 1)
+            best = max(best, (len(points) / max(int(hull.sum()), 1), pair))
         if best[0] < _CONVEX:
             return labels
         labels[labels == best[1][1]] = best[1][0]
-
-
-def _solidity(mask: BoolArray) -> float:
-    """Return the share of an object in its convex hull."""
-    points = np.argwhere(mask).astype(np.int32)
-    hull = np.zeros(mask.shape, np.uint8)
-    cv2.fillConvexPoly(hull, cv2.convexHull(points[:, ::-1]), 1)
-    return len(points) / max(int(hull.sum()), 1)
 
 
 def grow_cells(

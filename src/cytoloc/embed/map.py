@@ -137,34 +137,22 @@ def write_map(
     colors[OTHER] = "#c8c8c8"
     with new_file(path) as temporary:
         if path.suffix == ".png":
-            _draw(positions, named, colors, legend, temporary, title=title)
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(9, 6), layout="constrained")
+            axes = figure.add_subplot()
+            for name in legend:
+                x, y = positions[np.array([group == name for group in named])].T
+                axes.scatter(x, y, s=12, color=colors[name], label=name or None, linewidths=0)
+            axes.set(title=title, xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+            if any(legend):
+                axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+            figure.savefig(temporary, dpi=150)
         else:
             thumbnails = {} if dataset is None else _thumbnails(dataset, ids)
             page = _page(positions, ids, named, colors, legend, thumbnails, title=title)
             temporary.write_text(page, encoding="utf-8")
     return path
-
-
-def _draw(
-    positions: Float32Array,
-    groups: Sequence[str],
-    colors: dict[str, str],
-    legend: Sequence[str],
-    path: Path,
-    *,
-    title: str,
-) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    axes = figure.add_subplot()
-    for name in legend:
-        some = np.array([group == name for group in groups])
-        axes.scatter(positions[some, 0], positions[some, 1], s=12, color=colors[name], label=name or None, linewidths=0)
-    axes.set(title=title, xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-    if any(legend):
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
 
 
 def _thumbnails(dataset: Dataset, ids: Sequence[str]) -> dict[str, str]:

@@ -53,28 +53,21 @@ def class_maps(network: Network, pixels: Tensor, places: Sequence[int], *, metho
             if not each.requires_grad:  # the weights of the network are frozen
                 each.requires_grad_()
         logits = network.head(maps)
+        # The output of the earlier stages of some backbones has the channels last.
+        is_turned = has_channels_last(_timm_body(network))
         found = []
         for place in places:
             gradients = torch.autograd.grad(logits[:, place].sum(), activations, retain_graph=True)
-            found.append(_one_map(network, activations, gradients, method=method, size=pixels.shape[-1]))
+            combined = torch.ones((), device=logits.device)
+            for number, (activation, gradient) in enumerate(zip(activations, gradients, strict=True)):
+                value, slope = activation.detach().float(), gradient.float()
+                if is_turned and number < len(earlier):
+                    value, slope = channels_first(value), channels_first(slope)
+                slope = slope.mean(dim=(2, 3), keepdim=True) if method == "gradcam" else slope.relu()
+                one = (slope * value).sum(dim=1, keepdim=True).relu()
+                combined = combined * _resized(one, pixels.shape[-1])[:, 0]
+            found.append(combined)
     return _resized(torch.stack(found, dim=1), pixels.shape[-1])
-
-
-def _one_map(
-    network: Network, activations: Sequence[Tensor], gradients: Sequence[Tensor], *, method: MapMethod, size: int
-) -> Tensor:
-    """Return the map of one location, shape ``(n, size, size)``."""
-    is_turned = has_channels_last(_timm_body(network))
-    last = len(activations) - 1
-    combined = torch.ones((), device=activations[0].device)
-    for number, (activation, gradient) in enumerate(zip(activations, gradients, strict=True)):
-        value, slope = activation.detach().float(), gradient.float()
-        if is_turned and number < last:
-            value, slope = channels_first(value), channels_first(slope)
-        slope = slope.mean(dim=(2, 3), keepdim=True) if method == "gradcam" else slope.relu()
-        one = _resized((slope * value).sum(dim=1, keepdim=True).relu(), size)[:, 0]
-        combined = combined * one
-    return combined
 
 
 def _resized(maps: Tensor, size: int) -> Tensor:

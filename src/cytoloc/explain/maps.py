@@ -242,9 +242,10 @@ def explain_sources(
     effects: list[Float32Array] = []
     done = 0
     for images in batches:
-        maps.append(_mean_maps(model, images, chosen, options=options))
+        shown, blanked = _maps_and_blanked(model, images, chosen, options=options)
         before = probabilities[done : done + len(images), None][..., chosen]
-        effects.append(_blanked(model, images)[..., chosen] - before)
+        maps.append(shown)
+        effects.append(blanked[..., chosen] - before)
         done += len(images)
         if progress:
             progress(done, len(ids))
@@ -299,8 +300,14 @@ def _chosen(label_set: LabelSet, locations: Sequence[str] | None, predicted: Boo
     return list(dict.fromkeys(label_set.index(word, where="`locations`") for word in locations))
 
 
-def _mean_maps(model: Model, images: UInt8Array, chosen: Sequence[int], *, options: ExplainOptions) -> Float32Array:
-    """Return the maps of images, averaged over views and networks, shape ``(n, len(chosen), size, size)``."""
+def _maps_and_blanked(
+    model: Model, images: UInt8Array, chosen: Sequence[int], *, options: ExplainOptions
+) -> tuple[Float32Array, Float32Array]:
+    """Return the maps of a batch, and its probabilities with each channel blanked.
+
+    Maps are averaged over views and networks. Shapes are ``(n, len(chosen), size, size)`` and
+    ``(n, channels, locations)``.
+    """
     import torch
 
     from cytoloc.explain.activation import class_maps
@@ -315,14 +322,10 @@ def _mean_maps(model: Model, images: UInt8Array, chosen: Sequence[int], *, optio
             total += dihedral_back(turned, view).cpu()
     mean = total.numpy()
     most = mean.max(axis=(2, 3), keepdims=True)
-    return np.asarray(np.divide(mean, most, out=np.zeros_like(mean), where=most > 0), np.float32)
-
-
-def _blanked(model: Model, images: UInt8Array) -> Float32Array:
-    """Return the probabilities with each channel blanked, shape ``(n, channels, locations)``."""
-    found = []
+    maps = np.divide(mean, most, out=np.zeros_like(mean), where=most > 0)
+    blanked = []
     for channel in range(images.shape[1]):
         changed = images.copy()
         changed[:, channel] = 0
-        found.append(model.probabilities(changed))
-    return np.stack(found, axis=1)
+        blanked.append(model.probabilities(changed))
+    return np.asarray(maps, np.float32), np.stack(blanked, axis=1)

@@ -66,9 +66,13 @@ def export_model(
     # A model of the user stays on its device.
     networks = [copy.deepcopy(network).cpu() for network in loaded.networks]
     pipeline = Pipeline(networks, loaded.decision, tta=tta).eval()
-    graph = _with_facts(
-        onnx_graph(pipeline, channels=len(loaded.channels), size=loaded.size, outputs=(OUTPUT,)), loaded, tta=tta
-    )
+    graph = onnx_graph(pipeline, channels=len(loaded.channels), size=loaded.size, outputs=(OUTPUT,))
+    import onnx
+
+    # The metadata state the channels, the locations and their thresholds.
+    content = onnx.load_from_string(graph)
+    onnx.helper.set_model_props(content, {"cytoloc": json.dumps(model_facts(loaded, tta=tta))})
+    graph = content.SerializeToString()
     fields = probe_fields(len(loaded.channels), loaded.size).numpy()
     exact = Model(networks, loaded.info, decision=loaded.decision, device="cpu", engine="torch")
     expected = exact.probabilities(fields, tta=tta)
@@ -102,16 +106,6 @@ def model_facts(model: Model, *, tta: int) -> dict[str, Any]:
             for location, threshold in zip(model.label_set, thresholds, strict=True)
         ],
     }
-
-
-def _with_facts(graph: bytes, model: Model, *, tta: int) -> bytes:
-    """Return a graph whose metadata states the channels, the locations and their thresholds."""
-    import onnx
-
-    content = onnx.load_from_string(graph)
-    onnx.helper.set_model_props(content, {"cytoloc": json.dumps(model_facts(model, tta=tta))})
-    changed: bytes = content.SerializeToString()
-    return changed
 
 
 def _check_graph(graph: bytes, fields: UInt8Array, expected: Float32Array) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,11 +56,6 @@ ProgressBars = Callable[[str], AbstractContextManager[Callable[[int, int], None]
 """A function of a description; returns a context manager of a function that is called with (done, total)."""
 
 
-@contextmanager
-def _no_progress(_what: str) -> Iterator[Callable[[int, int], None]]:
-    yield lambda _done, _total: None
-
-
 @dataclass(frozen=True, kw_only=True)
 class FetchOptions(SiteOptions):
     """Options for a fetch from the Human Protein Atlas.
@@ -97,7 +92,7 @@ class FetchOptions(SiteOptions):
     limit: int | None = None
     license_name: str | None = None
     verify: bool = False
-    progress: ProgressBars = _no_progress
+    progress: ProgressBars = lambda _what: nullcontext(lambda _done, _total: None)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def __post_init__(self) -> None:

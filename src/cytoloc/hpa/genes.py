@@ -145,7 +145,21 @@ def read_gene_table(path: Path) -> GeneTable:
 
 def _table(lines: list[str], *, where: Path) -> GeneTable:
     """Return the id of each gene name, in order; empty if the lines are not a table with such columns."""
-    header, *written = _table_rows(lines, where=where) or [[]]
+    rows = csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ",", strict=True)
+    header: list[str] = []
+    written: list[list[str]] = []
+    line = 1
+    try:
+        for row in rows:
+            if header and row:
+                written.append(row)
+            elif not header and (len(row) < 2 or not {*_ID_COLUMNS} & {*row}):
+                return GeneTable({})
+            elif not header:
+                header = row
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise TableError(f"{where}, line {line}: a quote is not closed.", hint="Close or remove the quote.") from error
     whole = [row for row in written if len(row) == len(header) > 1]
     for column in _ID_COLUMNS:
         if column not in header:
@@ -161,30 +175,6 @@ def _table(lines: list[str], *, where: Path) -> GeneTable:
                 found[word if word not in found else row[place]] = row[place]
             return GeneTable(found, len(written) - len(genes))
     return GeneTable({})
-
-
-def _table_rows(lines: list[str], *, where: Path) -> list[list[str]]:
-    """Return the nonempty rows, or only the header if it has no column of ids.
-
-    Raises:
-        TableError: If a quote is not closed.
-    """
-    rows = csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ",", strict=True)
-    found: list[list[str]] = []
-    line = 1
-    try:
-        for row in rows:
-            if not found and (len(row) < 2 or not {*_ID_COLUMNS} & {*row}):
-                return [row]
-            line = rows.line_num + 1
-            if row:
-                found.append(row)
-    except csv.Error as error:
-        raise TableError(
-            f"{where}, line {line}: a quote is not closed.",
-            hint="Close or remove the quote.",
-        ) from error
-    return found
 
 
 _ARCHIVE_ERRORS: Final = (

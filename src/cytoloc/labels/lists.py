@@ -65,7 +65,14 @@ def read_csv(path: Path) -> pl.DataFrame:
             f"{path} is text in UTF-16, which cannot be read as CSV.", hint="Save the file as CSV in UTF-8."
         )
     try:
-        table = pl.read_csv(path, infer_schema=False, glob=False, separator=_separator_of(path))
+        opened = gzip.open if path.name.lower().endswith(".gz") else open
+        with opened(path, "rb") as file:
+            header = file.readline(2**20)
+        # The separator in the header, or a comma.
+        counts = {mark: header.count(mark.encode()) for mark in _OTHER_SEPARATORS}
+        best = max(counts, key=lambda mark: counts[mark])
+        separator = best if counts[best] and b"," not in header else ","
+        table = pl.read_csv(path, infer_schema=False, glob=False, separator=separator)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise TableError(
             f"{path} cannot be read as CSV: {first_line(error)}.", hint="Save the file as CSV in UTF-8."
@@ -75,7 +82,14 @@ def read_csv(path: Path) -> pl.DataFrame:
     doubled = next((name for name, _, count in twice if count.isdecimal() and name in table.columns), None)
     if doubled is not None:
         raise TableError(f"{path}: two columns are named {doubled!r}.", hint="Remove or rename one of them.")
-    table = _without_index(table)
+    first_name = table.columns[0] if table.width else "Id"
+    if _INDEX.fullmatch(first_name.strip()):
+        # Row numbers are removed. A first column without a name can be the column of ids.
+        cells = table[first_name].to_list()
+        if any(cells == [str(number + start) for number in range(table.height)] for start in (0, 1)):
+            table = table.drop(first_name)
+        elif first_name.strip().lower() != "index" and not any(name in table.columns for name in ID_COLUMNS):
+            table = table.rename({first_name: "Id"})
     ids = next((name for name in ID_COLUMNS if name in table.columns), None)
     if ids is not None:
         table = table.rename({ids: "Id"})
@@ -85,28 +99,6 @@ def read_csv(path: Path) -> pl.DataFrame:
                 hint="Give each row the id of its field, or remove the row.",
             )
     return table
-
-
-def _separator_of(path: Path) -> str:
-    """Return the separator of the columns of a CSV file: the one in its header, or a comma."""
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    with opened(path, "rb") as file:
-        header = file.readline(2**20)
-    counts = {mark: header.count(mark.encode()) for mark in _OTHER_SEPARATORS}
-    best = max(counts, key=lambda mark: counts[mark])
-    return best if counts[best] and b"," not in header else ","
-
-
-def _without_index(table: pl.DataFrame) -> pl.DataFrame:
-    """Return a table without a first column of row numbers; a first column without a name can be the column of ids."""
-    if not table.width or not _INDEX.fullmatch(table.columns[0].strip()):
-        return table
-    first = table.columns[0]
-    cells = table[first].to_list()
-    if any(cells == [str(number + start) for number in range(table.height)] for start in (0, 1)):
-        return table.drop(first)
-    has_ids = any(name in table.columns for name in ID_COLUMNS)
-    return table if has_ids or first.strip().lower() == "index" else table.rename({first: "Id"})
 
 
 def read_ids(path: str | Path) -> tuple[str, ...]:

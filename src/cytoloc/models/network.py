@@ -193,7 +193,14 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
     if is_bag:
         features = [len(spec.channels) * count for count in features]
     body = create_backbone(spec.backbone, in_channels=len(channels))
-    _refuse_other_settings(spec, weights)
+    # The normalization and the variant that published weights expect.
+    for source, title, variant in (("dino4cells", "DINO4Cells", "dino"), ("morphem", "MorphEm", "channel-bag")):
+        if weights.startswith(f"adopt:{source}:") and not (spec.each and spec.variant == variant):
+            what = "positions of DINO" if variant == "dino" else "a backbone that sees each channel separately"
+            raise WeightsError(
+                f"The weights of {title} expect images that are normalized one by one, and {what}.",
+                hint=f"Set image.normalize=field and model.variant={variant}.",
+            )
     state = initial_weights(spec.backbone, weights, channels=channels, new_planes=new_planes)
     if state is not None:
         body.load_state_dict(state)
@@ -210,14 +217,3 @@ def build_network(spec: ModelSpec, *, weights: str = "none", new_planes: NewPlan
     network = Network(normalize, ChannelBag(backbone) if is_bag else backbone, top)
     network.enlarged_px = spec.enlarged_px
     return network.to(memory_format=torch.channels_last)
-
-
-def _refuse_other_settings(spec: ModelSpec, weights: str) -> None:
-    """Raise unless a specification has the normalization and the variant that published weights expect."""
-    for source, title, variant in (("dino4cells", "DINO4Cells", "dino"), ("morphem", "MorphEm", "channel-bag")):
-        if weights.startswith(f"adopt:{source}:") and not (spec.each and spec.variant == variant):
-            what = "positions of DINO" if variant == "dino" else "a backbone that sees each channel separately"
-            raise WeightsError(
-                f"The weights of {title} expect images that are normalized one by one, and {what}.",
-                hint=f"Set image.normalize=field and model.variant={variant}.",
-            )

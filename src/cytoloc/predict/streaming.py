@@ -161,7 +161,21 @@ def predict_parts(
             f"There are {of} shards, but {len(ids)} fields in parts of {options.part_fields} are only {count} parts.",
             hint=f"Use at most {count} shards, or smaller parts: `part_fields={max(1, len(ids) // of)}`.",
         )
-    _write_manifest(store, _manifest(model, sources, ids, count, options))
+    # What all runs that write to a folder have in common.
+    common = {
+        "model": model.fingerprint,
+        "unusual": model.unusual,
+        "sources": [source.name for source in sources],
+        "ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+        "fields": len(ids),
+        "part_fields": options.part_fields,
+        "parts": count,
+        "tta": model.info.tta if options.tta is None else options.tta,
+        "absent": dict(options.absent),
+        "precision": options.precision or model.precision,
+        "resample": model.resample,
+    }
+    _write_manifest(store, common)
     mine = range(number - 1, count, of)
     lock = nullcontext()
     if isinstance(store, LocalStore):
@@ -290,25 +304,6 @@ def _between(sources: Sequence[Source], start: int, stop: int) -> Iterator[Sourc
         if first < last:
             yield source.part(first, last)
         passed += count
-
-
-def _manifest(
-    model: Model, sources: Sequence[Source], ids: Sequence[str], count: int, options: StreamOptions
-) -> dict[str, Any]:
-    """Return what all runs that write to a folder have in common."""
-    return {
-        "model": model.fingerprint,
-        "unusual": model.unusual,
-        "sources": [source.name for source in sources],
-        "ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-        "fields": len(ids),
-        "part_fields": options.part_fields,
-        "parts": count,
-        "tta": model.info.tta if options.tta is None else options.tta,
-        "absent": dict(options.absent),
-        "precision": options.precision or model.precision,
-        "resample": model.resample,
-    }
 
 
 def _write_manifest(store: PartStore, wanted: dict[str, Any]) -> None:

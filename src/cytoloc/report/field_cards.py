@@ -16,7 +16,6 @@ from cytoloc.report.blocks import Block, Card, Cards, Section, Text, jpeg_uri
 from cytoloc.report.panels import composite, is_imaged, legend, overlay, stretch
 
 if TYPE_CHECKING:
-    from cytoloc.explain.maps import Explanations
     from cytoloc.predict.model import Model
 
 SHOWN_PX: Final = 224
@@ -136,7 +135,13 @@ def _images_of(source: CardSource, rows: Sequence[int]) -> dict[int, list[tuple[
     if source.model is not None and len(rows) > ROWS_AT_ONCE:
         parts = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
         return {row: images for part in parts for row, images in _images_of(source, part).items()}
-    explained = _explained(source, places)
+    explained = None
+    if source.model is not None:
+        from cytoloc.explain.maps import explain_sources
+        from cytoloc.predict.sources import DatasetSource
+
+        shown_rows = DatasetSource(dataset, np.array(places))
+        explained = explain_sources(source.model, [shown_rows], neighbors=source.reference)
     names = source.predictions.label_set.names
     found: dict[int, list[tuple[str, str]]] = {}
     channels = dataset.channels
@@ -166,14 +171,3 @@ def _images_of(source: CardSource, rows: Sequence[int]) -> dict[int, list[tuple[
                     images.append((f"near: {text}", jpeg_uri(shown, most_px=SHOWN_PX)))
         found[row] = images
     return found
-
-
-def _explained(source: CardSource, places: Sequence[int]) -> Explanations | None:
-    """Return the explanations of some rows of the dataset; None without a model."""
-    if source.model is None or source.dataset is None:
-        return None
-    from cytoloc.explain.maps import explain_sources
-    from cytoloc.predict.sources import DatasetSource
-
-    rows = DatasetSource(source.dataset, np.array(places))
-    return explain_sources(source.model, [rows], neighbors=source.reference)

@@ -191,7 +191,7 @@ def write_report(
             done(1)
             sections += labeled
             if given.runs:
-                sections += [_models_section(given, options), _training_section(given.runs)]
+                sections += _run_sections(given, options)
         done(2)
         sections.append(unusual_section(shown))
         source = CardSource(
@@ -334,8 +334,8 @@ def _with_labels(
     return shown, decided, truth, sections
 
 
-def _models_section(given: _Given, options: ReportOptions) -> Section:
-    """Return the section that compares the models of several runs."""
+def _run_sections(given: _Given, options: ReportOptions) -> list[Section]:
+    """Return the section that compares the models of runs, and the section with the training curves of their logs."""
     folders = [run.folder for run in given.runs]
     tables = compare_runs(folders, labels=options.labels, folds=options.folds, decision=options.decision)
     rows: list[list[Cell]] = []
@@ -350,13 +350,9 @@ def _models_section(given: _Given, options: ReportOptions) -> Section:
     if not any(row[-1] for row in rows):
         headings, rows = headings[:-1], [row[:-1] for row in rows]
     caption = explanation(tables).replace(" (number in brackets)", "")
-    return Section("models", "Models", [Table(headings, rows, caption)])
-
-
-def _training_section(runs: Sequence[FinishedRun]) -> Section:
-    """Return the section with the training curves of runs that have a log."""
+    models = Section("models", "Models", [Table(headings, rows, caption)])
     losses, scores = [], []
-    for run in runs:
+    for run in given.runs:
         log = run.folder / "log.csv"
         if not log.is_file():
             continue
@@ -376,16 +372,11 @@ def _training_section(runs: Sequence[FinishedRun]) -> Section:
         scores.append(
             (run.folder.name, curve_chart(line, labels=("epoch", "macro F1"), x_range=span, y_range=(0, top)))
         )
-    if not losses:
-        return Section("training", "Training")
-    return Section(
-        "training",
-        "Training",
-        [
-            Charts(losses, "Loss of each run."),
-            Charts(scores, "Macro F1 of the validation fold at the threshold 0.5, before thresholds are fitted."),
-        ],
-    )
+    charts: list[Block] = [
+        Charts(losses, "Loss of each run."),
+        Charts(scores, "Macro F1 of the validation fold at the threshold 0.5, before thresholds are fitted."),
+    ]
+    return [models, Section("training", "Training", charts if losses else [])]
 
 
 def _settings_section(given: _Given, options: ReportOptions, dataset: Dataset | None, where: str) -> Section:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -73,7 +72,16 @@ class CompetitionFiles:
         label_set = LabelSet.hpa28()
         train_ids, test_ids = list(read_labels(labels, label_set)), read_ids(order)
         for name, ids, table in (("train", train_ids, labels), ("test", test_ids, order)):
-            _refuse_missing_images(data / name, ids, table=table.name)
+            found = find_kaggle_fields(data / name)
+            missing = [each for each in ids if len(found.get(each, ())) != len(COLORS)]
+            if missing:
+                there = found.get(missing[0], {})
+                color = next(color for color in COLORS if color not in there)
+                raise ImageError(
+                    f"{data / name} has all images of {len(ids) - len(missing)} of the {len(ids)} fields in"
+                    f" {table.name}; for example, {missing[0]}_{color} is missing.",
+                    hint=_download("the missing files"),
+                )
         images, known, count = None, None, 0
         if external is not None:
             images, known, count = _external(Path(external), external_labels, label_set)
@@ -82,22 +90,6 @@ class CompetitionFiles:
                 "`external_labels` is given without `external`.", hint="Give the folder of the external images too."
             )
         return cls(data / "train", data / "test", labels, order, images, known, len(train_ids), len(test_ids), count)
-
-
-def _refuse_missing_images(folder: Path, ids: Iterable[str], *, table: str) -> None:
-    """Raise ImageError if a folder lacks any of the four images of a field that a table names."""
-    found = find_kaggle_fields(folder)
-    named = list(ids)
-    complete = {name for name in found if len(found[name]) == len(COLORS)}
-    missing = [name for name in named if name not in complete]
-    if missing:
-        there = found.get(missing[0], {})
-        color = next(color for color in COLORS if color not in there)
-        raise ImageError(
-            f"{folder} has all images of {len(named) - len(missing)} of the {len(named)} fields in {table}; for"
-            f" example, {missing[0]}_{color} is missing.",
-            hint=_download("the missing files"),
-        )
 
 
 def _external(folder: Path, labels: str | Path | None, label_set: LabelSet) -> tuple[Path, Path, int]:

@@ -86,6 +86,9 @@ def add_gallery_routes(app: FastAPI, service: Service) -> None:
             dict.fromkeys(keys, 0) if decided is None else dict(zip(keys, decided.sum(axis=0).tolist(), strict=True))
         )
         table = gallery.dataset.fields
+        wells: list[str] = table["well"].drop_nulls().unique().to_list()
+        # A2 comes before A10.
+        wells.sort(key=lambda well: (row := well.rstrip("0123456789"), int(well[len(row) :] or -1), well))
         return DatasetAnswer(
             name=str(gallery.dataset.path).rstrip("/").rpartition("/")[2],
             fields=len(gallery.dataset),
@@ -95,7 +98,7 @@ def add_gallery_routes(app: FastAPI, service: Service) -> None:
             channels=list(gallery.dataset.channels),
             size_px=gallery.dataset.size,
             plates=table["plate"].drop_nulls().unique().sort().to_list()[:1000],
-            wells=sorted(table["well"].drop_nulls().unique().to_list(), key=_natural)[:2000],
+            wells=wells[:2000],
             counts=counts,
             error=gallery.error,
         )
@@ -192,13 +195,6 @@ def add_field_routes(app: FastAPI, service: Service) -> None:
         row = gallery.dataset.row(id)
         gallery.corrections.remove(row)
         return service.gallery_answer(row)
-
-
-def _natural(well: str) -> tuple[str, int, str]:
-    """Return a key that sorts A2 before A10."""
-    letters = well.rstrip("0123456789")
-    number = well[len(letters) :]
-    return letters, int(number) if number else -1, well
 
 
 def _item(gallery: Gallery, row: int, location: str, uncertainty: float) -> GalleryItem:

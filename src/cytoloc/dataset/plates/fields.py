@@ -58,7 +58,14 @@ def list_fields(
                     f"`channels` gives the channel {channel} of plate {plate.name} for both {other} and {role}.",
                     hint="Remove the channel that was not imaged; a dataset can have any number of channels.",
                 )
-        usual = _usual_planes(plate, from_0=found.layout == "scanr")
+        # All z planes of each channel. A field that lacks some would be projected from fewer planes.
+        usual: dict[int, set[int]] = {}
+        for by_channel in plate.planes.values():
+            for number, planes in by_channel.items():
+                usual.setdefault(number, set()).update(planes)
+        if found.layout != "scanr":
+            # Plane 0 of several is the projection of the instrument.
+            usual = {number: planes - {0} if len(planes) > 1 else planes for number, planes in usual.items()}
         for spot in plate.spots:
             if time in (None, spot.time) or (zarr and spot not in plate.planes):
                 name = f"{plate.name}_{spot.well}_{spot.field}{f'_t{spot.time}' if len(times) > 1 else ''}"
@@ -113,7 +120,7 @@ def _field(
     plate: Plate,
     spot: Spot,
     picked: Mapping[str, PlateChannel],
-    usual: Mapping[int, frozenset[int]],
+    usual: Mapping[int, set[int]],
     z: int | Literal["max"],
 ) -> ListedField:
     """Return a field whose planes are separate files."""
@@ -151,16 +158,6 @@ def _zarr_field(plate: Plate, spot: Spot, picked: Mapping[str, PlateChannel]) ->
         problem=problem,
         called={role: str(channel) for role, channel in picked.items()},
     )
-
-
-def _usual_planes(plate: Plate, *, from_0: bool) -> dict[int, frozenset[int]]:
-    """Return all z planes of each channel. A field that lacks some would be projected from fewer planes."""
-    usual: dict[int, set[int]] = {}
-    for channels in plate.planes.values():
-        for channel, planes in channels.items():
-            usual.setdefault(channel, set()).update(planes)
-    projected = {channel for channel, planes in usual.items() if len(planes) > 1 and not from_0}
-    return {channel: frozenset(planes - {0} if channel in projected else planes) for channel, planes in usual.items()}
 
 
 def _parts(plate: Plate, spot: Spot) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -186,19 +186,17 @@ def read_cellvoyager(folder: Path, path: str) -> Plate:
                     if width := values.get("HorizontalPixelDimension"):
                         pixel_um.add(float(width))
                 else:
-                    names[int(values["Ch"])] = _yokogawa_channel(element, values)
+                    lights = [each.text or "" for each in element.iter() if _local(each.tag).startswith("LightSource")]
+                    filters = re.findall(r"\d{3}(?=/)", values.get("Acquisition", ""))
+                    names[int(values["Ch"])] = PlateChannel(
+                        number=int(values["Ch"]),
+                        name=values.get("Target") or values.get("Fluorophore") or values.get("Acquisition", ""),
+                        wavelengths=_nanometers([*lights, *filters]),
+                    )
     used = {channel for planes in plate.planes.values() for channel in planes}
     plate.channels = tuple(names.get(number, PlateChannel(number=number)) for number in sorted(used))
     plate.pixel_um = pixel_um.pop() if len(pixel_um) == 1 else None
     return plate
-
-
-def _yokogawa_channel(element: ElementTree.Element, values: Mapping[str, str]) -> PlateChannel:
-    """Return a channel of a CellVoyager's ``.mes`` file."""
-    lights = [child.text or "" for child in element.iter() if _local(child.tag).startswith("LightSource")]
-    filters = re.findall(r"\d{3}(?=/)", values.get("Acquisition", ""))
-    name = values.get("Target") or values.get("Fluorophore") or values.get("Acquisition", "")
-    return PlateChannel(number=int(values["Ch"]), name=name, wavelengths=_nanometers([*lights, *filters]))
 
 
 def read_incell(folder: Path, path: str) -> Plate:

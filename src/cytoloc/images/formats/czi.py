@@ -216,7 +216,12 @@ def _decoded(entry: Any, path: Path) -> NDArray[Any]:
     elif compression == 5:
         pixels = imagecodecs.zstd_decode(content)
     elif compression == 6:
-        pixels = _zstd1_decoded(content, dtype)
+        # A header states whether low and high bytes are apart. Zstandard follows.
+        header = content[0]
+        pixels = imagecodecs.zstd_decode(content[header:])
+        if header >= 3 and content[1] == 1 and content[2] & 1 and dtype.itemsize == 2:
+            # First the low bytes of all pixels, then the high bytes.
+            pixels = np.frombuffer(pixels, np.uint8).reshape(2, -1).T.tobytes()
     else:
         raise ImageError(f"{path} has an unknown compression ({compression}).", hint="Export it as OME-TIFF.")
     if isinstance(pixels, np.ndarray):
@@ -230,13 +235,3 @@ def _decoded(entry: Any, path: Path) -> NDArray[Any]:
     if len(pixels) < count:
         raise truncated(path, f"a plane has {len(pixels)} of {count} bytes")
     return np.frombuffer(pixels, dtype.newbyteorder("<"), count=int(np.prod(shape))).reshape(shape)
-
-
-def _zstd1_decoded(content: bytes, dtype: np.dtype[Any]) -> bytes:
-    """Return the pixels of compression 6: a header that states whether low and high bytes are apart, then Zstandard."""
-    header = content[0]
-    pixels = imagecodecs.zstd_decode(content[header:])
-    if header >= 3 and content[1] == 1 and content[2] & 1 and dtype.itemsize == 2:
-        # First the low bytes of all pixels, then the high bytes.
-        return np.frombuffer(pixels, np.uint8).reshape(2, -1).T.tobytes()
-    return bytes(pixels)

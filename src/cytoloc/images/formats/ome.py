@@ -202,23 +202,20 @@ def find_set(file: Any, path: Path) -> tuple[OmeImage, ...] | None:
         master = path.with_name(Path(ome.metadata_file.replace("\\", "/")).name)
         if not master.is_file():
             return None
+        with master.open("rb") as stream:
+            is_xml = stream.read(200).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<")
+        if is_xml:
+            described = parse_ome(master.read_text(encoding="utf-8-sig"))
+        else:
+            with open_tiff(master) as other:
+                described = parse_ome(other.ome_metadata or "")
         # Planes without a file name are in the other file.
         images = tuple(
             replace(image, planes=tuple(plane._replace(file=plane.file or master.name) for plane in image.planes))
-            for image in _read_master(master).images
+            for image in described.images
         )
     here = [_in_file(plane, path) for image in images for plane in image.planes]
     return images if any(here) and (ome.metadata_file or not all(here)) else None
-
-
-def _read_master(path: Path) -> Ome:
-    """Return the content of the file that describes a set: XML, or a TIFF file with XML."""
-    with path.open("rb") as stream:
-        is_xml = stream.read(200).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<")
-    if is_xml:
-        return parse_ome(path.read_text(encoding="utf-8-sig"))
-    with open_tiff(path) as file:
-        return parse_ome(file.ome_metadata or "")
 
 
 class OmeSetFile:

@@ -30,7 +30,29 @@ class Rearranged:
         self._image = image
         self._axes = axes
         self._whole: dict[int, NDArray[Any]] = {}
-        self.scenes = tuple(_rearranged(scene, axes, path) for scene in image.scenes)
+        scenes: list[Scene] = []
+        for scene in image.scenes:
+            if len(axes) != len(scene.axes):
+                raise ImageError(
+                    f"{path} has {len(scene.axes)} axes longer than 1: {scene.axes_text}. `axes` names {len(axes)}:"
+                    f" {axes}.",
+                    hint="Give one letter of T, Z, C, Y and X for each of these axes, in this order.",
+                )
+            stored = tuple(zip(axes, (length for _, length in scene.axes), strict=True))
+            lengths = dict(stored)
+            count = lengths.get("C", 1)
+            changed = replace(
+                scene,
+                channels=scene.channels if count == len(scene.channels) else ("",) * count,
+                height=lengths["Y"],
+                width=lengths["X"],
+                depths=lengths.get("Z", 1),
+                times=lengths.get("T", 1),
+                pages=1,
+                stored=stored,
+            )
+            scenes.append(changed)
+        self.scenes = tuple(scenes)
 
     def plane(self, scene: int, *, channel: int, depth: int = 0, time: int = 0, page: int = 0) -> NDArray[Any]:  # noqa: ARG002
         """Return one plane, shape ``(height, width)``."""
@@ -75,29 +97,3 @@ def _positions(wanted: list[str], have: list[str]) -> list[int]:
         left.remove(found)
         positions.append(found[0])
     return positions + [number for number, _ in left]
-
-
-def _rearranged(scene: Scene, axes: str, path: Path) -> Scene:
-    """Return a scene with other axes.
-
-    Raises:
-        ImageError: If the scene has another number of axes.
-    """
-    stored = scene.axes
-    if len(axes) != len(stored):
-        raise ImageError(
-            f"{path} has {len(stored)} axes longer than 1: {scene.axes_text}. `axes` names {len(axes)}: {axes}.",
-            hint="Give one letter of T, Z, C, Y and X for each of these axes, in this order.",
-        )
-    length = dict(zip(axes, (count for _, count in stored), strict=True))
-    count = length.get("C", 1)
-    return replace(
-        scene,
-        channels=scene.channels if count == len(scene.channels) else ("",) * count,
-        height=length["Y"],
-        width=length["X"],
-        depths=length.get("Z", 1),
-        times=length.get("T", 1),
-        pages=1,
-        stored=tuple(zip(axes, (count for _, count in stored), strict=True)),
-    )

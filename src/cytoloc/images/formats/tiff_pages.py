@@ -222,9 +222,23 @@ def page_pixels(page: Any, keyframe: Any, path: Path) -> NDArray[Any]:
     Raises:
         ImageError: If pixels are indices of colors that do not increase with brightness.
     """
-    if keyframe.compression == _OLD_JPEG:
-        return _old_jpeg(page, keyframe, path)
-    return as_intensity(np.asarray(page.asarray()), keyframe, path)
+    if keyframe.compression != _OLD_JPEG:
+        return as_intensity(np.asarray(page.asarray()), keyframe, path)
+    # The JPEG compression of TIFF 6.0. Pillow reads only colors of this kind.
+    handle = page.parent.filehandle
+    start, length = (keyframe.tags.get(tag) for tag in (513, 514))
+    pixels: NDArray[Any]
+    if keyframe.samplesperpixel == 1 and start is not None and length is not None:
+        at, count = (int(np.ravel(tag.value)[0]) for tag in (start, length))
+        handle.seek(at)
+        pixels = imagecodecs.jpeg8_decode(handle.read(count))
+    else:
+        with Image.open(handle.path if handle.is_file else handle) as image:
+            image.seek(page.index)
+            pixels = np.asarray(image)
+    if pixels.shape[:2] != (keyframe.imagelength, keyframe.imagewidth):
+        raise ImageError(f"{path} has an old JPEG page that cannot be read.", hint="Export it as OME-TIFF.")
+    return pixels
 
 
 def as_intensity(pixels: NDArray[Any], page: Any, path: Path) -> NDArray[Any]:
@@ -257,24 +271,6 @@ def _few_bits(page: Any) -> int:
     bits = page.bitspersample
     most = max(bits) if isinstance(bits, tuple) else int(bits)
     return most if most < 8 and np.dtype(page.dtype).kind in "ub" else 0
-
-
-def _old_jpeg(page: Any, keyframe: Any, path: Path) -> NDArray[Any]:
-    """Return the pixels of a page with the JPEG compression of TIFF 6.0. Pillow reads only colors of this kind."""
-    handle = page.parent.filehandle
-    start, length = (keyframe.tags.get(tag) for tag in (513, 514))
-    pixels: NDArray[Any]
-    if keyframe.samplesperpixel == 1 and start is not None and length is not None:
-        at, count = (int(np.ravel(tag.value)[0]) for tag in (start, length))
-        handle.seek(at)
-        pixels = imagecodecs.jpeg8_decode(handle.read(count))
-    else:
-        with Image.open(handle.path if handle.is_file else handle) as image:
-            image.seek(page.index)
-            pixels = np.asarray(image)
-    if pixels.shape[:2] != (keyframe.imagelength, keyframe.imagewidth):
-        raise ImageError(f"{path} has an old JPEG page that cannot be read.", hint="Export it as OME-TIFF.")
-    return pixels
 
 
 def open_tiff(source: Any) -> Any:

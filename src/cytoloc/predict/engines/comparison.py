@@ -96,6 +96,9 @@ def quantize_model(
         ChannelError: If the dataset lacks a channel of the model.
         ImageError: If the images of the dataset are smaller than the model needs.
     """
+    # Imported late, because it takes long and few need it.
+    from scipy.stats import spearmanr
+
     dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     if len(dataset) < LEAST_FIELDS:
         raise SettingsError(
@@ -120,8 +123,20 @@ def quantize_model(
         unusual="decide",
     )
     source = DatasetSource(dataset, others)
-    report = _compared(
-        model.predict_sources([source], tta=1), int8.predict_sources([source], tta=1), dataset, calibrating
+    exact, rounded = model.predict_sources([source], tta=1), int8.predict_sources([source], tta=1)
+    before, after = _decisions(exact), _decisions(rounded)
+    rows = np.array([dataset.ids.index(name) for name in exact.ids])
+    known = dataset.labeled[rows]
+    comparable = known.any() and dataset.label_set == exact.label_set
+    truth = dataset.truth[rows][known] if comparable else None
+    report = Int8Report(
+        dataset=Path(dataset.path).name,
+        calibration_fields=calibrating,
+        compared_fields=len(rows),
+        changed_decisions=float((before != after).mean()),
+        spearman=float(spearmanr(exact.probabilities.ravel(), rounded.probabilities.ravel()).statistic),
+        macro_f1_float32=None if truth is None else macro_f1(before[known], truth),
+        macro_f1_int8=None if truth is None else macro_f1(after[known], truth),
     )
     if not report.acceptable:
         raise ExportError(
@@ -130,28 +145,6 @@ def quantize_model(
             hint="Write the bundle without int8 networks, or calibrate them with other fields.",
         )
     return graphs, report
-
-
-def _compared(exact: Predictions, int8: Predictions, dataset: Dataset, calibrating: int) -> Int8Report:
-    """Return how far predictions of the same fields agree."""
-    # Imported late, because it takes long and few need it.
-    from scipy.stats import spearmanr
-
-    before, after = _decisions(exact), _decisions(int8)
-    rows = np.array([dataset.ids.index(name) for name in exact.ids])
-    known = dataset.labeled[rows]
-    comparable = known.any() and dataset.label_set == exact.label_set
-    truth = dataset.truth[rows][known] if comparable else None
-    correlation = spearmanr(exact.probabilities.ravel(), int8.probabilities.ravel()).statistic
-    return Int8Report(
-        dataset=Path(dataset.path).name,
-        calibration_fields=calibrating,
-        compared_fields=len(rows),
-        changed_decisions=float((before != after).mean()),
-        spearman=float(correlation),
-        macro_f1_float32=None if truth is None else macro_f1(before[known], truth),
-        macro_f1_int8=None if truth is None else macro_f1(after[known], truth),
-    )
 
 
 def _decisions(found: Predictions) -> BoolArray:

@@ -70,14 +70,6 @@ def _saturated(field: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     return np.clip(changed, 0, 255).astype(np.uint8)
 
 
-def _dim(field: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    return (field // rng.integers(16, 64)).astype(np.uint8)
-
-
-def _inverted(field: UInt8Array, _rng: np.random.Generator) -> UInt8Array:
-    return 255 - field
-
-
 def _blurred(field: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     width = rng.uniform(0.025, 0.07) * field.shape[1]
     return np.stack([cv2.GaussianBlur(plane, (0, 0), width) for plane in field])
@@ -105,8 +97,8 @@ NONSENSE: Final[Mapping[str, Callable[[UInt8Array, np.random.Generator], UInt8Ar
     "a channel looks blank": _with_blank,
     "channels look like copies of one another": _with_copies,
     "a channel looks saturated": _saturated,
-    "the image looks too dark": _dim,
-    "the image looks inverted": _inverted,
+    "the image looks too dark": lambda field, rng: (field // rng.integers(16, 64)).astype(np.uint8),
+    "the image looks inverted": lambda field, _rng: 255 - field,
     "the image looks blurred": _blurred,
     "the cells look larger than in the training images": _larger,
     "the cells look smaller than in the training images": _smaller,

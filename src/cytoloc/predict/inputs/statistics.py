@@ -71,7 +71,10 @@ def _statistics(field: UInt8Array) -> list[float]:
     squared = centered * centered
     variance = squared.mean(axis=(1, 2)) + 1e-3
     skewness = (squared * centered).mean(axis=(1, 2)) / variance**1.5
-    shares = _band_shares(centered)
+    window, band = _window_and_bands(size)
+    power = np.abs(scipy.fft.rfft2(centered * window)) ** 2
+    sums = np.array([np.bincount(band, weights=one.ravel(), minlength=len(BANDS) - 1) for one in power])
+    shares = np.log((sums + 1e-3) / (sums.sum(axis=1, keepdims=True) + 1))
     lagged = [(centered[:, :, lag:] * centered[:, :, :-lag]).mean(axis=(1, 2)) / variance for lag in LAGS if lag < size]
     lagged += [np.zeros_like(variance)] * (len(LAGS) - len(lagged))
     found: list[float] = []
@@ -95,14 +98,6 @@ def _statistics(field: UInt8Array) -> list[float]:
         likeness = (flat @ flat.T) / (norms[:, None] * norms)
         found += [float(likeness[i, j]) for i, j in combinations(range(len(field)), 2)]
     return found
-
-
-def _band_shares(centered: Float32Array) -> Float32Array:
-    """Return the logarithm of the share of each band in the spectrum, shape ``(channels, bands)``."""
-    window, band = _window_and_bands(centered.shape[1])
-    power = np.abs(scipy.fft.rfft2(centered * window)) ** 2
-    sums = np.array([np.bincount(band, weights=one.ravel(), minlength=len(BANDS) - 1) for one in power])
-    return np.asarray(np.log((sums + 1e-3) / (sums.sum(axis=1, keepdims=True) + 1)), np.float32)
 
 
 @lru_cache(maxsize=4)

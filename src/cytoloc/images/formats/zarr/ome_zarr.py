@@ -168,7 +168,19 @@ def zarr_fields(store: ZarrStore, place: str = "") -> list[ZarrField]:
         raise ImageError(f"{store.root} has no Zarr group{f' {place}' if place else ''}.", hint="Copy it again.")
     before = f"{place}/" if place else ""
     if "plate" in attributes:
-        return _plate_fields(store, before, attributes["plate"])
+        fields, name = [], plate_name(store, attributes["plate"])
+        for each in attributes["plate"]["wells"]:
+            well, label = str(each["path"]), well_label(str(each["path"]))
+            inner = store.attributes(before + well)
+            if inner is None or "well" not in inner:
+                raise ImageError(
+                    f"{store.root} lists the well {well}, which does not exist.",
+                    hint="Copy it again, or use `import plate`, which imports the other wells.",
+                )
+            for image in inner["well"]["images"]:
+                path = str(image["path"])
+                fields.append(ZarrField(f"{before}{well}/{path}", f"{label}_{path}", name, label, path))
+        return fields
     if "well" in attributes:
         images = [str(each["path"]) for each in attributes["well"]["images"]]
         return [ZarrField(before + each, each, field=each) for each in images]
@@ -203,23 +215,6 @@ def plate_name(store: ZarrStore, plate: Mapping[str, Any]) -> str:
     """Return the name of a plate: the one in its metadata, or that of its folder or zip file."""
     own = store.root.absolute().name
     return str(plate.get("name") or re.sub(r"(\.ome)?(\.zarr(\.zip)?|\.ozx)$", "", own))
-
-
-def _plate_fields(store: ZarrStore, before: str, plate: Mapping[str, Any]) -> list[ZarrField]:
-    """Return the fields of all wells of a plate."""
-    fields, name = [], plate_name(store, plate)
-    for each in plate["wells"]:
-        well, label = str(each["path"]), well_label(str(each["path"]))
-        attributes = store.attributes(before + well)
-        if attributes is None or "well" not in attributes:
-            raise ImageError(
-                f"{store.root} lists the well {well}, which does not exist.",
-                hint="Copy it again, or use `import plate`, which imports the other wells.",
-            )
-        for image in attributes["well"]["images"]:
-            path = str(image["path"])
-            fields.append(ZarrField(f"{before}{well}/{path}", f"{label}_{path}", name, label, path))
-    return fields
 
 
 def _pixel_um(
