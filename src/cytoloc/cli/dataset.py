@@ -73,7 +73,17 @@ def info(
     elif facts["kind"] == "dataset":
         typer.echo("\n".join(_dataset_lines(path, facts, checked=check)))
     elif facts["kind"] == "predictions":
-        typer.echo("\n".join(_predictions_lines(facts)))
+        label_set, provenance = facts["label_set"], dict(facts["provenance"])
+        typer.echo(f"predictions of {counted(facts['fields'], 'field')}")
+        typer.echo(f"label set: {label_set['name']}, {len(label_set['locations'])} locations")
+        if facts["decided"]:
+            typer.echo("with decided locations")
+        if facts["rejected"]:
+            typer.echo(f"fields that could not be read: {len(facts['rejected'])}")
+        if provenance.pop("calibrated_by", None):
+            typer.echo("calibrated by a decision")
+        for line in _plain_lines(provenance):
+            typer.echo(line)
     else:
         typer.echo("\n".join(_plain_lines(facts)))
 
@@ -116,21 +126,6 @@ def _in_words(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return "none" if value is None or value in ("", {}, []) else str(value)
-
-
-def _predictions_lines(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines that describe predictions."""
-    label_set = facts["label_set"]
-    yield f"predictions of {counted(facts['fields'], 'field')}"
-    yield f"label set: {label_set['name']}, {len(label_set['locations'])} locations"
-    if facts["decided"]:
-        yield "with decided locations"
-    if facts["rejected"]:
-        yield f"fields that could not be read: {len(facts['rejected'])}"
-    provenance = dict(facts["provenance"])
-    if provenance.pop("calibrated_by", None):
-        yield "calibrated by a decision"
-    yield from _plain_lines(provenance)
 
 
 def _dataset_lines(path: str, facts: dict[str, Any], *, checked: bool) -> Iterator[str]:

@@ -27,31 +27,37 @@ if TYPE_CHECKING:
     from cytoloc.decide.members import MemberContribution
 
 
+Out = Annotated[Path, typer.Option(help="New predictions file (.parquet).")]
+Method = Annotated[
+    EnsembleKind,
+    typer.Option(
+        help="How members are combined. Without labels: mean of probabilities, of logits (logit) or of ranks"
+        " (rank). Fitted to --labels: weighted (one nonnegative weight per member), class (nonnegative weights per"
+        " location), stack (logistic regression on all locations of all members)."
+    ),
+]
+SomeLabels = Annotated[
+    Path | None,
+    typer.Option(
+        help="Labels of some or all fields: CSV file with columns Id,Target, or a dataset. Also reports the"
+        " contribution of each member."
+    ),
+]
+Folds = Annotated[Path | None, typer.Option(help="Folds file. Cross-fitting never separates its groups.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     app.command("ensemble")(ensemble)
 
 
 def ensemble(
-    out: Annotated[Path, typer.Option(help="New predictions file (.parquet).")],
+    out: Out,
     predictions: PredictionPaths = None,
     member: MemberPaths = None,
-    method: Annotated[
-        EnsembleKind,
-        typer.Option(
-            help="How members are combined. Without labels: mean of probabilities, of logits (logit) or of ranks"
-            " (rank). Fitted to --labels: weighted (one nonnegative weight per member), class (nonnegative weights per"
-            " location), stack (logistic regression on all locations of all members)."
-        ),
-    ] = "mean",
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labels of some or all fields: CSV file with columns Id,Target, or a dataset. Also reports the"
-            " contribution of each member."
-        ),
-    ] = None,
-    folds: Annotated[Path | None, typer.Option(help="Folds file. Cross-fitting never separates its groups.")] = None,
+    method: Method = "mean",
+    labels: SomeLabels = None,
+    folds: Folds = None,
     as_json: AsJson = False,
     ids: IdsPath = None,
     label_set: LabelSetOption = None,

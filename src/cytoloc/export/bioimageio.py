@@ -57,10 +57,10 @@ def write_package(
         folder = Path(place)
         (folder / "model.onnx").write_bytes(graph)
         (folder / "README.md").write_text(export_card(model, format="bioimageio", tta=tta), encoding="utf-8")
-        np.save(folder / "test_input.npy", fields)
-        np.save(folder / "test_output.npy", probabilities)
-        _draw_cover(fields[0], folder / "cover.png")
-        locations = [location.key for location in model.label_set]
+        _write_images(folder, fields, probabilities)
+        keys = [re.sub(r"\W", "_", location.key) for location in model.label_set]
+        # An identifier cannot start with a digit.
+        locations = [spec.Identifier(key if key.isidentifier() else f"location_{key}") for key in keys]
         description = spec.ModelDescr(
             name=f"cytoloc {re.sub(r'[^A-Za-z0-9_+() -]', ' ', out.stem)}"[:64],
             description=f"Locations of a protein in fluorescence images: {len(locations)} locations of"
@@ -80,8 +80,7 @@ def write_package(
                     axes=[
                         spec.BatchAxis(),
                         spec.ChannelAxis(channel_names=[spec.Identifier(name) for name in model.channels]),
-                        spec.SpaceInputAxis(id=spec.AxisId("y"), size=model.size),
-                        spec.SpaceInputAxis(id=spec.AxisId("x"), size=model.size),
+                        *(spec.SpaceInputAxis(id=spec.AxisId(axis), size=model.size) for axis in "yx"),
                     ],
                     test_tensor=spec.FileDescr(source=folder / "test_input.npy"),
                     data=spec.IntervalOrRatioDataDescr(type="uint8"),
@@ -93,7 +92,7 @@ def write_package(
                     description="The probability of each location.",
                     axes=[
                         spec.BatchAxis(),
-                        spec.ChannelAxis(channel_names=[spec.Identifier(_identifier(key)) for key in locations]),
+                        spec.ChannelAxis(channel_names=locations),
                     ],
                     test_tensor=spec.FileDescr(source=folder / "test_output.npy"),
                     data=spec.IntervalOrRatioDataDescr(type="float32"),
@@ -114,16 +113,13 @@ def write_package(
     return out
 
 
-def _identifier(key: str) -> str:
-    """Return a location's key as an identifier, which cannot start with a digit."""
-    cleaned = re.sub(r"\W", "_", key)
-    return cleaned if cleaned.isidentifier() else f"location_{cleaned}"
-
-
-def _draw_cover(field: UInt8Array, path: Path) -> None:
-    """Write an image of up to three channels of a field."""
+def _write_images(folder: Path, fields: UInt8Array, probabilities: Float32Array) -> None:
+    """Write the test input and output, and an image of up to three channels of the first field."""
     import cv2
 
+    np.save(folder / "test_input.npy", fields)
+    np.save(folder / "test_output.npy", probabilities)
+    field = fields[0]
     planes = [field[min(number, len(field) - 1)] for number in range(3)]
     large = cv2.resize(np.stack(planes, axis=-1), (512, 256), interpolation=cv2.INTER_AREA)
-    cv2.imwrite(str(path), large)
+    cv2.imwrite(str(folder / "cover.png"), large)

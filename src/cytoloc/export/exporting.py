@@ -85,7 +85,15 @@ def export_model(
         if format == "onnx":
             (folder / "model.onnx").write_bytes(graph)
         else:
-            _write_openvino(graph, folder / "model.xml")
+            try:
+                import openvino
+            except ModuleNotFoundError as error:
+                raise MissingExtraError(
+                    "This format needs the library openvino.", hint=installing("engines")
+                ) from error
+            read = openvino.Core().read_model(model=graph, weights=b"")
+            # This also writes model.bin.
+            openvino.save_model(read, str(folder / "model.xml"), compress_to_fp16=False)
         np.save(folder / "test_input.npy", fields)
         np.save(folder / "test_output.npy", expected)
         (folder / "model.json").write_text(json.dumps(model_facts(loaded, tta=tta), indent=1), encoding="utf-8")
@@ -122,12 +130,3 @@ def _check_graph(graph: bytes, fields: UInt8Array, expected: Float32Array) -> No
             f"The exported graph gives probabilities that differ from those of the model by {difference:.2g}.",
             hint="Report this model, or use it through cytoloc.",
         )
-
-
-def _write_openvino(graph: bytes, path: Path) -> None:
-    """Write a graph as the two files of OpenVINO, ``.xml`` and ``.bin``."""
-    try:
-        import openvino
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("This format needs the library openvino.", hint=installing("engines")) from error
-    openvino.save_model(openvino.Core().read_model(model=graph, weights=b""), str(path), compress_to_fp16=False)

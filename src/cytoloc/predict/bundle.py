@@ -273,15 +273,7 @@ def write_bundle(
     parts: dict[str, bytes] = {}
     fitted = None
     if decision is not None:
-        with tempfile.TemporaryDirectory() as place:
-            path = Path(place) / DECISION if isinstance(decision, Decision) else Path(decision)
-            if isinstance(decision, Decision):
-                write_decision(decision, path)
-            fitted = read_decision(path)
-            parts[DECISION] = path.read_bytes()
-        where = "the decision" if isinstance(decision, Decision) else str(decision)
-        info.label_set.refuse_other(fitted.label_set, what=where, than=str(folders[0]))
-        _refuse_decision_of_others(fitted, folders, where=where)
+        fitted, parts[DECISION] = _fitted_decision(decision, folders, info.label_set)
     parts[CARD] = (_plain_card(out.stem, loaded, fitted) if options.card is None else options.card).encode("utf-8")
     for number, run in enumerate(loaded):
         state = {key: value.contiguous() for key, value in run.network.state_dict().items()}
@@ -300,10 +292,11 @@ def write_bundle(
         parts[f"members/{number}/{WEIGHTS}"] = safetensors.torch.save(state)
         parts[f"members/{number}/recipe.toml"] = to_toml(run.recipe).encode("utf-8")
     if options.int8 is not None:
-        parts |= _int8_parts(
-            Model([run.network for run in loaded], info, decision=fitted, device="cpu", unusual="decide"),
-            options.int8,
-        )
+        model = Model([run.network for run in loaded], info, decision=fitted, device="cpu", unusual="decide")
+        graphs, compared = quantize_model(model, options.int8)
+        parts[INT8_REPORT] = compared.to_bytes()
+        for number, graph in enumerate(graphs):
+            parts |= {f"members/{number}/{name}": part for name, part in zip(INT8, graph, strict=True)}
     known = _input_reference(loaded, info, options.inputs)
     if known is not None:
         parts[INPUTS] = known.to_bytes()
@@ -341,15 +334,6 @@ def check_bundle_path(out: Path) -> None:
             hint=f"Choose {out.stem}{SUFFIX}.",
         )
     check_outputs(out)
-
-
-def _int8_parts(model: Model, dataset: str | Path | Dataset) -> dict[str, bytes]:
-    """Return the parts of a bundle with the int8 networks of a model and their comparison."""
-    graphs, report = quantize_model(model, dataset)
-    parts = {INT8_REPORT: report.to_bytes()}
-    for number, graph in enumerate(graphs):
-        parts |= {f"members/{number}/{name}": part for name, part in zip(INT8, graph, strict=True)}
-    return parts
 
 
 def write_archive(out: Path, header: Header, parts: Mapping[str, bytes]) -> None:
@@ -482,8 +466,15 @@ def open_bundle(path: Path) -> OpenBundle:
     return OpenBundle(path, header, parts)
 
 
-def _refuse_decision_of_others(decision: Decision, runs: Sequence[Path], *, where: str) -> None:
-    """Raise if a decision was fitted to other predictions than the mean of these runs, as far as it states that."""
+def _fitted_decision(given: str | Path | Decision, runs: Sequence[Path], label_set: LabelSet) -> tuple[Decision, bytes]:
+    """Return a decision and its file; raise if it was fitted to other predictions than the mean of these runs."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / DECISION if isinstance(given, Decision) else Path(given)
+        if isinstance(given, Decision):
+            write_decision(given, path)
+        decision, content = read_decision(path), path.read_bytes()
+    where = "the decision" if isinstance(given, Decision) else str(given)
+    label_set.refuse_other(decision.label_set, what=where, than=str(runs[0]))
     if len(decision.members) != 1:
         raise SettingsError(
             f"{where} combines the members {', '.join(decision.members)}, but a bundle averages its runs.",
@@ -496,6 +487,7 @@ def _refuse_decision_of_others(decision: Decision, runs: Sequence[Path], *, wher
             f"{where} was fitted to other predictions than the out-of-fold predictions of these runs.",
             hint="Fit a decision to these runs: `cytoloc decide fit RUNS --labels … --out decision.json`.",
         )
+    return decision, content
 
 
 def _plain_card(name: str, runs: Sequence[LoadedRun], decision: Decision | None) -> str:

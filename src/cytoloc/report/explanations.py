@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from cytoloc._typing import UInt8Array
+from cytoloc._typing import BoolArray, UInt8Array
 from cytoloc.channels import PROTEIN
 from cytoloc.choices import Palette, check_type, refuse_unknown
 from cytoloc.dataset.store import Dataset
@@ -87,7 +87,7 @@ def write_explanations(
     labeled = neighbors if isinstance(neighbors, Dataset) else None
     reference = embed_sources(model, [DatasetSource(labeled)]) if labeled else neighbors
     tables: list[pl.DataFrame] = []
-    nearest: list[pl.DataFrame] = []
+    nearest: list[Neighbors] = []
     rejected: dict[str, str] = {}
     names: set[str] = set()
     done, total = 0, sum(len(source.ids) for source in sources)
@@ -112,17 +112,9 @@ def write_explanations(
                 shown = table["predicted"].to_numpy() if options.locations is None else np.ones(table.height, np.bool_)
                 tables.append(table.filter(shown))
                 if found.neighbors is not None:
-                    nearest.append(_labeled(found.neighbors, labeled))
-                for row, name in enumerate(found.ids):
-                    places = np.flatnonzero(shown.reshape(len(found), -1)[row]).tolist()
-                    file = file_name(name, names)
-                    figure = explanation_figure(
-                        found, row, places, labeled=labeled, pixel_um=pixel_um.get(name, np.nan)
-                    )
-                    figure.savefig(folder / "panels" / f"{file}.png", dpi=110)
-                    if maps:
-                        (folder / "maps").mkdir(exist_ok=True)
-                        _write_maps(found.maps[row, places].astype(np.float16), folder / "maps" / f"{file}.{maps}")
+                    nearest.append(found.neighbors)
+                files = [file_name(name, names) for name in found.ids]
+                _write_panels(folder, found, shown, files, labeled=labeled, pixel_um=pixel_um, maps=maps)
                 done += len(part.ids)
                 if progress:
                     progress(done, total)
@@ -133,7 +125,7 @@ def write_explanations(
             )
         effects = pl.concat(tables)
         with disk_errors(Path(out)):
-            _write_tables(folder, effects, nearest, rejected)
+            _write_tables(folder, effects, nearest, rejected, labeled=labeled)
     return effects
 
 
@@ -259,43 +251,61 @@ def _parts(
     ]
 
 
-def _labeled(nearest: Neighbors, labeled: Dataset | None) -> pl.DataFrame:
-    """Return the table of neighbors, with the names of their locations if the dataset is given."""
-    table = nearest.to_polars()
-    if labeled is None:
-        return table
-    labels = labeled.labels
-    texts = []
-    for name in table["neighbor"].to_list():
-        known = labels[labeled.row(name)]
-        texts.append(None if known is None else "; ".join(each.name for each in known))
-    return table.with_columns(pl.Series("locations", texts, pl.String))
-
-
 def _write_tables(
-    folder: Path, effects: pl.DataFrame, nearest: Sequence[pl.DataFrame], rejected: Mapping[str, str]
+    folder: Path,
+    effects: pl.DataFrame,
+    nearest: Sequence[Neighbors],
+    rejected: Mapping[str, str],
+    *,
+    labeled: Dataset | None,
 ) -> None:
-    """Write the tables of explanations."""
+    """Write the tables of explanations. Neighbors have the names of their locations if the dataset is given."""
     effects.write_csv(folder / "channel_effects.csv", float_precision=4)
     effects.write_parquet(folder / "channel_effects.parquet")
     if nearest:
-        pl.concat(nearest).write_csv(folder / "neighbors.csv", float_precision=4)
+        table = pl.concat([each.to_polars() for each in nearest])
+        if labeled is not None:
+            labels = [labeled.labels[labeled.row(name)] for name in table["neighbor"].to_list()]
+            texts = [None if known is None else "; ".join(each.name for each in known) for known in labels]
+            table = table.with_columns(pl.Series("locations", texts, pl.String))
+        table.write_csv(folder / "neighbors.csv", float_precision=4)
     if rejected:
         failed = pl.DataFrame({"id": list(rejected), "reason": list(rejected.values())})
         failed.write_csv(folder / "failed.csv")
 
 
-def _write_maps(maps: Any, path: Path) -> None:
-    """Write the maps of a field, float16 of shape ``(locations, height, width)``."""
-    if path.suffix == ".npy":
-        np.save(path, maps)
-    elif path.suffix == ".tiff":
-        import tifffile
+def _write_panels(
+    folder: Path,
+    found: Explanations,
+    shown: BoolArray,
+    files: Sequence[str],
+    *,
+    labeled: Dataset | None,
+    pixel_um: Mapping[str, float],
+    maps: MapFormat | None,
+) -> None:
+    """Draw the panel of each field, and write its maps in a format if one is given.
 
-        tifffile.imwrite(path, maps, photometric="minisblack", compression="zlib")
-    else:
-        import tensorstore
+    Maps are float16 of shape ``(locations, height, width)``.
+    """
+    for row, (name, file) in enumerate(zip(found.ids, files, strict=True)):
+        places = np.flatnonzero(shown.reshape(len(found), -1)[row]).tolist()
+        figure = explanation_figure(found, row, places, labeled=labeled, pixel_um=pixel_um.get(name, np.nan))
+        figure.savefig(folder / "panels" / f"{file}.png", dpi=110)
+        if maps is None:
+            continue
+        (folder / "maps").mkdir(exist_ok=True)
+        path = folder / "maps" / f"{file}.{maps}"
+        values = found.maps[row, places].astype(np.float16)
+        if maps == "npy":
+            np.save(path, values)
+        elif maps == "tiff":
+            import tifffile
 
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
-        store = tensorstore.open(spec, create=True, dtype=tensorstore.float16, shape=maps.shape).result()
-        store.write(maps).result()
+            tifffile.imwrite(path, values, photometric="minisblack", compression="zlib")
+        else:
+            import tensorstore
+
+            spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
+            store = tensorstore.open(spec, create=True, dtype=tensorstore.float16, shape=values.shape).result()
+            store.write(values).result()
