@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from cytoloc.cli.console import counted, progress, warn_if_unfinished
 from cytoloc.cli.members import AsJson, LabelSetOption
-
-if TYPE_CHECKING:
-    pass
 
 PAIRS_SHOWN = 24
 """Number of pairs on a sheet, and of rows in a printed table."""

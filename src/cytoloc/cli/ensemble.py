@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,13 +19,6 @@ from cytoloc.cli.members import (
     read_members,
     refuse_calibrated,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cytoloc._typing import FloatArray
-    from cytoloc.decide.members import MemberContribution
-
 
 Out = Annotated[Path, typer.Option(help="New predictions file (.parquet).")]
 Method = Annotated[
@@ -114,17 +107,11 @@ def ensemble(
         f"{out}: {counted(len(result), 'field')}, {counted(len(members), 'member')}, {method}."
         f"\nNext: cytoloc decide fit {out} --labels LABELS --out decision.json"
     )
-    typer.echo("\n".join(_member_lines(list(members), correlations, contributions)))
-
-
-def _member_lines(
-    names: Sequence[str], correlations: FloatArray, contributions: Sequence[MemberContribution]
-) -> list[str]:
-    width = max(map(len, names))
+    width = max(map(len, members))
     lines = [f"\n{'':<{width}}  correlation of logits with the members above"]
     lines += [
         f"{name:<{width}}  " + "  ".join(f"{correlations[row, column]:.2f}" for column in range(row))
-        for row, name in enumerate(names)
+        for row, name in enumerate(members)
     ]
     if contributions:
         lines.append(f"\n{'':<{width}} {'fields':>7} {'log loss':>9} {'adds':>8} {'weight':>7}")
@@ -135,4 +122,4 @@ def _member_lines(
             "log loss: log loss of the member, divided by the log loss of the class frequencies;\n"
             "adds: increase of the log loss of the weighted ensemble if the member is removed. Both are cross-fitted."
         )
-    return lines
+    typer.echo("\n".join(lines))

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from cytoloc.cli.console import counted, warn_if_trained_on
 from cytoloc.cli.members import AsJson, IdsPath, LabelSetOption, LabelsPath, read_prediction_files
-
-if TYPE_CHECKING:
-    pass
-
 
 Decided = Annotated[
     Path,

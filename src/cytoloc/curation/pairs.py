@@ -165,7 +165,21 @@ def read_matches(path: Path) -> list[Pair]:
                 f"{path}, line {number}: {','.join(row)!r} is not a pair of ids.",
                 hint="Give a CSV file with the columns a,b, or lines of ids separated by commas.",
             )
-        known = _evidence(header, row, where=f"{path}, line {number}") if columns else Pair("", "")
+        known, where = Pair("", ""), f"{path}, line {number}"
+        if columns:
+            evidence = dict(zip(header, row, strict=False))
+            bits: dict[str, float] = {}
+            for column, text in evidence.items():
+                channel = _PUBLISHED_BITS.get(column) or (column[2:] if column.startswith("d_") else "")
+                if channel and text:
+                    bits[channel] = _number(text, where)
+            correlation = _number(evidence["correlation"], where) if evidence.get("correlation") else None
+            verdict = (evidence.get("verdict") or "").lower() or None
+            if verdict is not None and verdict not in VERDICTS:
+                raise TableError(
+                    f"{where}: {evidence['verdict']!r} is not a verdict.", hint=f"Choose one of {', '.join(VERDICTS)}."
+                )
+            known = Pair("", "", bits, correlation, verdict)
         pairs += [known._replace(a=one, b=ids[-1]) for one in ids[:-1]]
     return pairs
 
@@ -193,23 +207,6 @@ def _rows(lines: Sequence[str], path: Path) -> dict[int, list[str]]:
 
 def _has_digit(cell: str) -> bool:
     return any(letter.isdigit() for letter in cell)
-
-
-def _evidence(header: Sequence[str], row: Sequence[str], *, where: str) -> Pair:
-    """Return the distances, correlation and verdict in a line, as a pair without ids."""
-    cells = dict(zip(header, row, strict=False))
-    bits: dict[str, float] = {}
-    for column, text in cells.items():
-        channel = _PUBLISHED_BITS.get(column) or (column[2:] if column.startswith("d_") else "")
-        if channel and text:
-            bits[channel] = _number(text, where)
-    correlation = _number(cells["correlation"], where) if cells.get("correlation") else None
-    verdict = (cells.get("verdict") or "").lower() or None
-    if verdict is not None and verdict not in VERDICTS:
-        raise TableError(
-            f"{where}: {cells['verdict']!r} is not a verdict.", hint=f"Choose one of {', '.join(VERDICTS)}."
-        )
-    return Pair("", "", bits, correlation, verdict)
 
 
 def _number(text: str, where: str) -> float:

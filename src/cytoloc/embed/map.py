@@ -149,26 +149,22 @@ def write_map(
                 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
             figure.savefig(temporary, dpi=150)
         else:
-            thumbnails = {} if dataset is None else _thumbnails(dataset, ids)
+            thumbnails: dict[str, str] = {}
+            if dataset is not None:
+                for name in ids[:MOST_THUMBNAILS]:
+                    image = dataset[dataset.row(name)]
+                    # Red, green and blue are the first channels. OpenCV wants blue first.
+                    colors_of = [image[min(channel, len(image) - 1)] for channel in (2, 1, 0)]
+                    small = [
+                        cv2.resize(each, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
+                        for each in colors_of
+                    ]
+                    done, content = cv2.imencode(".jpg", np.stack(small, axis=-1), [cv2.IMWRITE_JPEG_QUALITY, 80])
+                    if done:
+                        thumbnails[name] = base64.b64encode(content.tobytes()).decode()
             page = _page(positions, ids, named, colors, legend, thumbnails, title=title)
             temporary.write_text(page, encoding="utf-8")
     return path
-
-
-def _thumbnails(dataset: Dataset, ids: Sequence[str]) -> dict[str, str]:
-    """Return small JPEG images of the first fields, encoded for a page: red, green and blue are the first channels."""
-    row_of = {name: row for row, name in enumerate(dataset.ids)}
-    found = {}
-    for name in ids[:MOST_THUMBNAILS]:
-        image = dataset[row_of[name]]
-        small = [
-            cv2.resize(image[min(channel, len(image) - 1)], (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
-            for channel in range(3)
-        ]
-        done, content = cv2.imencode(".jpg", np.stack(small[::-1], axis=-1), [cv2.IMWRITE_JPEG_QUALITY, 80])
-        if done:
-            found[name] = base64.b64encode(content.tobytes()).decode()
-    return found
 
 
 def _page(

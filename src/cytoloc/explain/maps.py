@@ -243,9 +243,8 @@ def explain_sources(
     done = 0
     for images in batches:
         shown, blanked = _maps_and_blanked(model, images, chosen, options=options)
-        before = probabilities[done : done + len(images), None][..., chosen]
         maps.append(shown)
-        effects.append(blanked[..., chosen] - before)
+        effects.append(blanked[..., chosen] - probabilities[done : done + len(images), None][..., chosen])
         done += len(images)
         if progress:
             progress(done, len(ids))

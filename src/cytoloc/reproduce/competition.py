@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -82,38 +82,41 @@ class CompetitionFiles:
                     f" {table.name}; for example, {missing[0]}_{color} is missing.",
                     hint=_download("the missing files"),
                 )
-        images, known, count = None, None, 0
-        if external is not None:
-            images, known, count = _external(Path(external), external_labels, label_set)
-        elif external_labels is not None:
+        files = cls(
+            data / "train",
+            data / "test",
+            labels,
+            order,
+            training_fields=len(train_ids),
+            test_fields=len(test_ids),
+        )
+        if external is None and external_labels is not None:
             raise TableError(
                 "`external_labels` is given without `external`.", hint="Give the folder of the external images too."
             )
-        return cls(data / "train", data / "test", labels, order, images, known, len(train_ids), len(test_ids), count)
-
-
-def _external(folder: Path, labels: str | Path | None, label_set: LabelSet) -> tuple[Path, Path, int]:
-    """Return the folder of external images, the file of their labels, and the number of fields that have both."""
-    if not folder.is_dir():
-        raise ImageError(
-            f"The folder {folder} does not exist.", hint="Download external images with `cytoloc fetch hpa`."
-        )
-    images = folder / "images" if (folder / "images").is_dir() else folder
-    places = [Path(labels)] if labels else [folder / "labels.csv", folder.parent / "labels.csv"]
-    path = next((each for each in places if each.exists()), places[0])
-    if not path.exists():
-        raise TableError(
-            f"The external images in {folder} have no labels: there is no {path}.",
-            hint="Give the CSV Id,Target with `external_labels`; `cytoloc fetch hpa` writes one.",
-        )
-    found, known = find_hpa_fields(images), read_labels(path, label_set)
-    usable = sum(name in known and len(found[name]) == len(COLORS) for name in found)
-    if not usable:
-        raise TableError(
-            f"None of the external images in {images} has labels in {path}.",
-            hint="Ids of external fields are named {antibody}_{plate}_{well}_{field}.",
-        )
-    return images, path, usable
+        if external is None:
+            return files
+        folder = Path(external)
+        if not folder.is_dir():
+            raise ImageError(
+                f"The folder {folder} does not exist.", hint="Download external images with `cytoloc fetch hpa`."
+            )
+        images = folder / "images" if (folder / "images").is_dir() else folder
+        places = [Path(external_labels)] if external_labels else [folder / "labels.csv", folder.parent / "labels.csv"]
+        path = next((each for each in places if each.exists()), places[0])
+        if not path.exists():
+            raise TableError(
+                f"The external images in {folder} have no labels: there is no {path}.",
+                hint="Give the CSV Id,Target with `external_labels`; `cytoloc fetch hpa` writes one.",
+            )
+        of_hpa, known = find_hpa_fields(images), read_labels(path, label_set)
+        usable = sum(name in known and len(of_hpa[name]) == len(COLORS) for name in of_hpa)
+        if not usable:
+            raise TableError(
+                f"None of the external images in {images} has labels in {path}.",
+                hint="Ids of external fields are named {antibody}_{plate}_{well}_{field}.",
+            )
+        return replace(files, external=images, external_labels=path, external_fields=usable)
 
 
 def _download(what: str) -> str:

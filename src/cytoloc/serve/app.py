@@ -101,19 +101,8 @@ def create_app(service: Service) -> FastAPI:
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=service.settings.hosts)
     app.add_middleware(Guard, settings=service.settings, metrics=service.metrics)
-    _add_error_handlers(app)
-    _add_pages(app, service)
-    _add_predictions(app, service)
-    _add_jobs(app, service)
-    add_gallery_routes(app, service)
-    add_field_routes(app, service)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    return app
 
-
-def _add_error_handlers(app: FastAPI) -> None:
-    """Answer errors as JSON: what is wrong, and a hint."""
-
+    # Errors are answered as JSON: what is wrong, and a hint.
     @app.exception_handler(CytolocError)
     async def cytoloc_error(request: Request, error: CytolocError) -> JSONResponse:
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 422)
@@ -136,6 +125,14 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         answer = ErrorAnswer(error=f"{error.detail}.", request_id=request.state.request_id)
         return JSONResponse(answer.model_dump(), error.status_code, error.headers)
+
+    _add_pages(app, service)
+    _add_predictions(app, service)
+    _add_jobs(app, service)
+    add_gallery_routes(app, service)
+    add_field_routes(app, service)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    return app
 
 
 def _add_pages(app: FastAPI, service: Service) -> None:

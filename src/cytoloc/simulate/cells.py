@@ -186,7 +186,27 @@ def draw_scene(
         line = int(rng.choice(len(CELL_LINES), p=[each.share for each in CELL_LINES]))
     scale = size / 512
     outlines = _plan_cells(rng, CELL_LINES[line], size, dividing)
-    cell_map, nucleus_map = _draw_maps(rng, size, outlines)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
+    # Each pixel belongs to the cell in which it has the smallest relative distance. Cell borders are rough; nuclear
+    # borders are nearly smooth.
+    rough_x = x + 3.5 * scale * smooth_noise(rng, size, 9 * scale)
+    rough_y = y + 3.5 * scale * smooth_noise(rng, size, 9 * scale)
+    deepest = np.ones((size, size), np.float32)
+    cell_map, nucleus_map = np.zeros((2, size, size), np.int32)
+    for number, outline in enumerate(outlines, start=1):
+        reach = int(np.ceil(outline.reach * outline.stretch * (1.2 + 2 * outline.lobes))) + 8
+        cx, cy = (int(each) for each in outline.center)
+        here = np.s_[max(0, cy - reach) : max(0, cy + reach + 1), max(0, cx - reach) : max(0, cx + reach + 1)]
+        if not x[here].size:
+            continue
+        depth = outline.relative_distance(rng, rough_x[here], rough_y[here])
+        mine = depth < deepest[here]
+        cell_map[here][mine] = number
+        deepest[here][mine] = depth[mine]
+        nucleus = outline.in_nucleus(rng, x[here], y[here])
+        nucleus_map[here][nucleus & (nucleus_map[here] == 0)] = number
+    # A nucleus belongs to its own cell, even if another cell is nearer.
+    cell_map = np.where(nucleus_map > 0, nucleus_map, cell_map)
     cells = tuple(
         outline.filled(rng, number, nucleus_map, scale)
         for number, outline in enumerate(outlines, start=1)
@@ -265,30 +285,3 @@ def _plan_cells(rng: np.random.Generator, line: CellLine, size: int, dividing: C
             small._replace(center=center + apart, sister=number),
         ]
     return outlines
-
-
-def _draw_maps(
-    rng: np.random.Generator, size: int, outlines: list[_Outline]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return the maps of cells and nuclei. Each pixel belongs to the cell in which it has the smallest distance."""
-    scale = size / 512
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
-    # Cell borders are rough; nuclear borders are nearly smooth.
-    rough_x = x + 3.5 * scale * smooth_noise(rng, size, 9 * scale)
-    rough_y = y + 3.5 * scale * smooth_noise(rng, size, 9 * scale)
-    deepest = np.ones((size, size), np.float32)
-    cell_map, nucleus_map = np.zeros((2, size, size), np.int32)
-    for number, outline in enumerate(outlines, start=1):
-        reach = int(np.ceil(outline.reach * outline.stretch * (1.2 + 2 * outline.lobes))) + 8
-        cx, cy = (int(each) for each in outline.center)
-        here = np.s_[max(0, cy - reach) : max(0, cy + reach + 1), max(0, cx - reach) : max(0, cx + reach + 1)]
-        if not x[here].size:
-            continue
-        depth = outline.relative_distance(rng, rough_x[here], rough_y[here])
-        mine = depth < deepest[here]
-        cell_map[here][mine] = number
-        deepest[here][mine] = depth[mine]
-        nucleus = outline.in_nucleus(rng, x[here], y[here])
-        nucleus_map[here][nucleus & (nucleus_map[here] == 0)] = number
-    # A nucleus belongs to its own cell, even if another cell is nearer.
-    return np.where(nucleus_map > 0, nucleus_map, cell_map), nucleus_map

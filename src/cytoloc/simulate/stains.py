@@ -46,9 +46,29 @@ def draw_microtubules(scene: CellScene, rng: np.random.Generator) -> Plane:
     Dividing cells have a spindle or a bridge instead.
     """
     scale = scene.scale
+    # The direction of microtubules: away from the organizing center, along cell border and nucleus.
+    y, x = np.mgrid[0 : scene.size, 0 : scene.size].astype(np.float32)
+    starts = np.zeros((int(scene.cell_map.max()) + 1, 2), np.float32)
+    for cell in scene.cells:
+        starts[cell.number] = cell.organizing_center
+    start = starts[scene.cell_map]
+    right, down = x - start[..., 0], y - start[..., 1]
+    length = np.hypot(right, down) + 1e-3
+    right, down = right / length, down / length
+    for distance, reach in ((scene.in_cell, 9.0), (scene.from_nucleus, 7.0)):
+        soft = cv2.GaussianBlur(distance, (0, 0), 2 * scene.scale)
+        slope_y, slope_x = np.gradient(soft)
+        steep = np.hypot(slope_x, slope_y) + 1e-3
+        along_x, along_y = -slope_y / steep, slope_x / steep
+        # A line has two opposite directions; the one closer to the first direction is used.
+        turn = np.where(along_x * right + along_y * down < 0, -1.0, 1.0)
+        weight = np.exp(-distance / (reach * scene.scale)) * np.minimum(1, steep)
+        right = (1 - weight) * right + weight * turn * along_x
+        down = (1 - weight) * down + weight * turn * along_y
+    direction = np.asarray(np.arctan2(down, right), np.float32)
     mesh = np.zeros((scene.size, scene.size), np.float32)
     for _ in range(2):
-        angle = _directions(scene) + rng.uniform(0.25, 0.5) * smooth_noise(rng, scene.size, rng.uniform(18, 40) * scale)
+        angle = direction + rng.uniform(0.25, 0.5) * smooth_noise(rng, scene.size, rng.uniform(18, 40) * scale)
         mesh += np.clip(0.25 + streaks(rng, angle, length=26 * scale, width=1.1 * scale), 0, None)
     single = draw_lines(scene.size, [f for cell in scene.cells for f in cell.filaments], width=0.9 * scale)
     near = np.exp(-scene.from_nucleus / (rng.uniform(18, 45) * scale))
@@ -118,26 +138,3 @@ def bridges(scene: CellScene) -> Plane:
         for a, b in [(cell.center, places[cell.sister])]
     ]
     return draw_lines(scene.size, lines, width=2.4 * scene.scale)
-
-
-def _directions(scene: CellScene) -> Plane:
-    """Return the direction of microtubules: away from the organizing center, along cell border and nucleus."""
-    y, x = np.mgrid[0 : scene.size, 0 : scene.size].astype(np.float32)
-    starts = np.zeros((int(scene.cell_map.max()) + 1, 2), np.float32)
-    for cell in scene.cells:
-        starts[cell.number] = cell.organizing_center
-    start = starts[scene.cell_map]
-    right, down = x - start[..., 0], y - start[..., 1]
-    length = np.hypot(right, down) + 1e-3
-    right, down = right / length, down / length
-    for distance, reach in ((scene.in_cell, 9.0), (scene.from_nucleus, 7.0)):
-        soft = cv2.GaussianBlur(distance, (0, 0), 2 * scene.scale)
-        slope_y, slope_x = np.gradient(soft)
-        steep = np.hypot(slope_x, slope_y) + 1e-3
-        along_x, along_y = -slope_y / steep, slope_x / steep
-        # A line has two opposite directions; the one closer to the first direction is used.
-        turn = np.where(along_x * right + along_y * down < 0, -1.0, 1.0)
-        weight = np.exp(-distance / (reach * scene.scale)) * np.minimum(1, steep)
-        right = (1 - weight) * right + weight * turn * along_x
-        down = (1 - weight) * down + weight * turn * along_y
-    return np.asarray(np.arctan2(down, right), np.float32)

@@ -189,7 +189,16 @@ def _listed(
         if not planes:
             problem = problem or f"the table has no file of the channel {channel}"
             continue
-        files[role] = tuple(_plain_path(planes[z], folder) for z in sorted(planes))
+        paths = []
+        for z in sorted(planes):
+            # A path, a path of Windows, or a file: URL. It becomes a path relative to the folder.
+            text = planes[z].strip()
+            if text.lower().startswith("file:"):
+                text = unquote(urlparse(text).path)
+            if "\\" in text and not (folder / text).exists():
+                text = text.replace("\\", "/")
+            paths.append(os.path.normpath(text).removeprefix(f"{folder.absolute()}{os.sep}"))
+        files[role] = tuple(paths)
     inner = {role: f" #{channel}" if channel is not None else "" for role, (_, channel) in wanted.items()}
     return ListedField(
         files=files,
@@ -197,15 +206,3 @@ def _listed(
         problem=problem,
         called={role: f"{name!r}{inner[role]}" for role, name in places.items()},
     )
-
-
-def _plain_path(text: str, folder: Path) -> str:
-    """Return a path relative to the folder, from a path, a path of Windows, or a ``file:`` URL."""
-    text = text.strip()
-    if text.lower().startswith("file:"):
-        text = unquote(urlparse(text).path)
-    if "\\" in text and not (folder / text).exists():
-        text = text.replace("\\", "/")
-    text = os.path.normpath(text)
-    inside = f"{folder.absolute()}{os.sep}"
-    return text.removeprefix(inside)

@@ -39,8 +39,47 @@ def field_statistics(fields: UInt8Array) -> Float32Array:
         float32 of shape ``(n, statistics)``.
     """
     count = fields.shape[1]
-    total = PER_CHANNEL * count + count * (count - 1)
-    return np.array([_statistics(field) for field in fields], np.float32).reshape(len(fields), total)
+    rows: list[list[float]] = []
+    for field in fields:
+        size = min(field.shape[1], STATISTICS_PX)
+        if field.shape[1] > size:
+            field = np.stack([cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA) for plane in field])
+        planes = field.astype(np.float32)
+        mean = planes.mean(axis=(1, 2), keepdims=True)
+        centered = planes - mean
+        squared = centered * centered
+        variance = squared.mean(axis=(1, 2)) + 1e-3
+        skewness = (squared * centered).mean(axis=(1, 2)) / variance**1.5
+        window, band = _window_and_bands(size)
+        power = np.abs(scipy.fft.rfft2(centered * window)) ** 2
+        sums = np.array([np.bincount(band, weights=one.ravel(), minlength=len(BANDS) - 1) for one in power])
+        shares = np.log((sums + 1e-3) / (sums.sum(axis=1, keepdims=True) + 1))
+        lagged = [
+            (centered[:, :, lag:] * centered[:, :, :-lag]).mean(axis=(1, 2)) / variance for lag in LAGS if lag < size
+        ]
+        lagged += [np.zeros_like(variance)] * (len(LAGS) - len(lagged))
+        found: list[float] = []
+        for i, plane in enumerate(field):
+            counts = np.bincount(plane.ravel(), minlength=256)
+            percentiles = np.searchsorted(counts.cumsum(), plane.size * np.array([0.01, 0.5, 0.99, 0.999]))
+            found += [
+                float(np.log1p(mean[i, 0, 0])),
+                float(np.log(variance[i]) / 2),
+                float(skewness[i]),
+                *np.log1p(percentiles).tolist(),
+                float(counts[0] / plane.size),
+                float(counts[254:].sum() / plane.size),
+                *(float(one[i]) for one in lagged),
+                *shares[i].tolist(),
+            ]
+        gradients = np.stack([np.hypot(cv2.Sobel(p, cv2.CV_32F, 1, 0), cv2.Sobel(p, cv2.CV_32F, 0, 1)) for p in planes])
+        for values in (centered, gradients - gradients.mean(axis=(1, 2), keepdims=True)):
+            flat = values.reshape(len(values), -1)
+            norms = np.sqrt((flat**2).sum(axis=1) + 1e-3)
+            likeness = (flat @ flat.T) / (norms[:, None] * norms)
+            found += [float(likeness[i, j]) for i, j in combinations(range(len(field)), 2)]
+        rows.append(found)
+    return np.array(rows, np.float32).reshape(len(fields), PER_CHANNEL * count + count * (count - 1))
 
 
 def permuted_statistics(values: Float32Array, order: tuple[int, ...]) -> Float32Array:
@@ -59,45 +98,6 @@ def permuted_statistics(values: Float32Array, order: tuple[int, ...]) -> Float32
         start = PER_CHANNEL * count + kind * len(pairs)
         columns += [start + pairs.index((min(order[i], order[j]), max(order[i], order[j]))) for i, j in pairs]
     return values[:, columns]
-
-
-def _statistics(field: UInt8Array) -> list[float]:
-    size = min(field.shape[1], STATISTICS_PX)
-    if field.shape[1] > size:
-        field = np.stack([cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA) for plane in field])
-    planes = field.astype(np.float32)
-    mean = planes.mean(axis=(1, 2), keepdims=True)
-    centered = planes - mean
-    squared = centered * centered
-    variance = squared.mean(axis=(1, 2)) + 1e-3
-    skewness = (squared * centered).mean(axis=(1, 2)) / variance**1.5
-    window, band = _window_and_bands(size)
-    power = np.abs(scipy.fft.rfft2(centered * window)) ** 2
-    sums = np.array([np.bincount(band, weights=one.ravel(), minlength=len(BANDS) - 1) for one in power])
-    shares = np.log((sums + 1e-3) / (sums.sum(axis=1, keepdims=True) + 1))
-    lagged = [(centered[:, :, lag:] * centered[:, :, :-lag]).mean(axis=(1, 2)) / variance for lag in LAGS if lag < size]
-    lagged += [np.zeros_like(variance)] * (len(LAGS) - len(lagged))
-    found: list[float] = []
-    for i, plane in enumerate(field):
-        counts = np.bincount(plane.ravel(), minlength=256)
-        percentiles = np.searchsorted(counts.cumsum(), plane.size * np.array([0.01, 0.5, 0.99, 0.999]))
-        found += [
-            float(np.log1p(mean[i, 0, 0])),
-            float(np.log(variance[i]) / 2),
-            float(skewness[i]),
-            *np.log1p(percentiles).tolist(),
-            float(counts[0] / plane.size),
-            float(counts[254:].sum() / plane.size),
-            *(float(one[i]) for one in lagged),
-            *shares[i].tolist(),
-        ]
-    gradients = np.stack([np.hypot(cv2.Sobel(p, cv2.CV_32F, 1, 0), cv2.Sobel(p, cv2.CV_32F, 0, 1)) for p in planes])
-    for values in (centered, gradients - gradients.mean(axis=(1, 2), keepdims=True)):
-        flat = values.reshape(len(values), -1)
-        norms = np.sqrt((flat**2).sum(axis=1) + 1e-3)
-        likeness = (flat @ flat.T) / (norms[:, None] * norms)
-        found += [float(likeness[i, j]) for i, j in combinations(range(len(field)), 2)]
-    return found
 
 
 @lru_cache(maxsize=4)
