@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cytoloc.decide.inputs import join_members
 from cytoloc.errors import FormatError, LabelSetError, SettingsError, TableError, UnknownIdError
 from cytoloc.labels.label_set import SHIPPED, LabelSet, find_label_set
 from cytoloc.prediction_files import read_predictions, write_predictions
-from cytoloc.predictions import Predictions, combine, join_members
+from cytoloc.predictions import Predictions, combine
 from tests.conftest import DATA
 
 HPA28 = LabelSet.hpa28()

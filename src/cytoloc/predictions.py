@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cytoloc._typing import BoolArray, Float32Array
 from cytoloc.choices import near
 from cytoloc.errors import MissingExtraError, SettingsError, TableError, UnknownIdError
-from cytoloc.labels.ids import alike_note, warn_about_ids
+from cytoloc.labels.ids import alike_note
 from cytoloc.labels.label_set import LabelSet, Location
 from cytoloc.labels.lists import refuse_repeated
 
@@ -489,56 +489,6 @@ def training_caution(predictions: Predictions) -> str:
         f"The model was trained on all of {' and '.join(datasets)}. {which} may be among them, so metrics that include"
         " them are too high."
     )
-
-
-class Joined(NamedTuple):
-    """Predictions of several ensemble members for the same fields.
-
-    Attributes:
-        ids: All fields that at least one member predicts.
-        members: The probabilities of each member, float32 of shape ``(n, locations)``. Rows of fields that a member
-            does not predict are NaN.
-        label_set: The locations of the columns.
-    """
-
-    ids: tuple[str, ...]
-    members: dict[str, Float32Array]
-    label_set: LabelSet
-
-
-def join_members(members: Mapping[str, Predictions]) -> Joined:
-    """Align the predictions of several ensemble members.
-
-    Args:
-        members: The predictions of each member, by name.
-
-    Returns:
-        The aligned predictions for all fields that at least one member predicts.
-
-    Raises:
-        TableError: If there is no member, or a member shares no field with the others.
-        LabelSetError: If members have different label sets.
-    """
-    if not members:
-        raise TableError("No predictions were given.", hint="Give at least one table.")
-    label_set = refuse_different({f"the member {name!r}": predictions for name, predictions in members.items()})
-    ids = tuple(dict.fromkeys(name for predictions in members.values() for name in predictions.ids))
-    position = {name: row for row, name in enumerate(ids)}
-    joined = {}
-    for member, predictions in members.items():
-        elsewhere = [set(other.ids) for name, other in members.items() if name != member]
-        if elsewhere and set(predictions.ids).isdisjoint(set().union(*elsewhere)):
-            raise TableError(
-                f"The member {member!r} shares no field with the {len(set().union(*elsewhere))} fields of the other"
-                f" members; its ids look like {predictions.ids[0]}."
-                f"{alike_note(predictions.ids, set().union(*elsewhere))}",
-                hint="Give the predictions of every member for the same fields, with the same ids.",
-            )
-        rows = np.full((len(ids), len(label_set)), np.nan, np.float32)
-        rows[[position[name] for name in predictions.ids]] = predictions.probabilities
-        joined[member] = rows
-    warn_about_ids({name: predictions.ids for name, predictions in members.items()})
-    return Joined(ids, joined, label_set)
 
 
 def refuse_different(tables: Mapping[str, Predictions]) -> LabelSet:

@@ -198,12 +198,12 @@ def fit(
     from cytoloc.dataset.labeled import open_labels
     from cytoloc.decide import Rules, fit_and_cross_fit, method_named, write_decision
     from cytoloc.decide.decision import with_provenance
-    from cytoloc.decide.inputs import refuse_trained_on
+    from cytoloc.decide.inputs import join_members, refuse_trained_on
     from cytoloc.errors import SettingsError
     from cytoloc.files import check_outputs, new_files, sha256_of
     from cytoloc.labels.ids import warn_about_ids
     from cytoloc.labels.lists import read_groups, read_labels, write_locations
-    from cytoloc.predictions import combine, join_members
+    from cytoloc.predictions import combine
 
     if k is not None and not neighbors:
         raise SettingsError(

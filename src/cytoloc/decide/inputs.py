@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from pydantic import PlainSerializer, PlainValidator
 from scipy.special import logit
 
+from cytoloc._typing import Float32Array
 from cytoloc.errors import ArgumentTypeError, LabelSetError, SettingsError, TableError
+from cytoloc.labels.ids import alike_note, warn_about_ids
 from cytoloc.labels.label_set import LabelSet, find_label_set
 from cytoloc.labels.lists import group_numbers, truth_of
-from cytoloc.predictions import ROUNDING, Predictions, join_members
+from cytoloc.predictions import ROUNDING, Predictions, refuse_different
 
 
 def _finite(values: Any) -> NDArray[np.float64]:
@@ -111,6 +113,56 @@ class LabeledMembers:
         """Return some of the fields, given by a mask or row numbers."""
         groups = None if self.groups is None else self.groups[rows]
         return LabeledMembers(self.members.of(rows), np.ascontiguousarray(self.truth[rows]), self.label_set, groups)
+
+
+class Joined(NamedTuple):
+    """Predictions of several ensemble members for the same fields.
+
+    Attributes:
+        ids: All fields that at least one member predicts.
+        members: The probabilities of each member, float32 of shape ``(n, locations)``. Rows of fields that a member
+            does not predict are NaN.
+        label_set: The locations of the columns.
+    """
+
+    ids: tuple[str, ...]
+    members: dict[str, Float32Array]
+    label_set: LabelSet
+
+
+def join_members(members: Mapping[str, Predictions]) -> Joined:
+    """Align the predictions of several ensemble members.
+
+    Args:
+        members: The predictions of each member, by name.
+
+    Returns:
+        The aligned predictions for all fields that at least one member predicts.
+
+    Raises:
+        TableError: If there is no member, or a member shares no field with the others.
+        LabelSetError: If members have different label sets.
+    """
+    if not members:
+        raise TableError("No predictions were given.", hint="Give at least one table.")
+    label_set = refuse_different({f"the member {name!r}": predictions for name, predictions in members.items()})
+    ids = tuple(dict.fromkeys(name for predictions in members.values() for name in predictions.ids))
+    position = {name: row for row, name in enumerate(ids)}
+    joined = {}
+    for member, predictions in members.items():
+        elsewhere = [set(other.ids) for name, other in members.items() if name != member]
+        if elsewhere and set(predictions.ids).isdisjoint(set().union(*elsewhere)):
+            raise TableError(
+                f"The member {member!r} shares no field with the {len(set().union(*elsewhere))} fields of the other"
+                f" members; its ids look like {predictions.ids[0]}."
+                f"{alike_note(predictions.ids, set().union(*elsewhere))}",
+                hint="Give the predictions of every member for the same fields, with the same ids.",
+            )
+        rows = np.full((len(ids), len(label_set)), np.nan, np.float32)
+        rows[[position[name] for name in predictions.ids]] = predictions.probabilities
+        joined[member] = rows
+    warn_about_ids({name: predictions.ids for name, predictions in members.items()})
+    return Joined(ids, joined, label_set)
 
 
 def as_members(predictions: MemberPredictions | MemberArrays, *, one_member: str = ONE_MEMBER) -> Members:
