@@ -110,12 +110,19 @@ class InputReference:
         for i, each in enumerate(statistics):
             size = np.nan if pixel_um is None else float(pixel_um[i])
             ratio = 1.0 if self.pixel_um is None or np.isnan(size) else size / self.pixel_um
+            # A standard deviation below 1 of 255, and more than 30 % of white pixels, need no comparison.
+            of_channels = each[: PER_CHANNEL * len(self.channels)].reshape(-1, PER_CHANNEL)
+            plain = [
+                f"{name} is {'blank' if values[1] < 0 else 'saturated'}"
+                for name, values in zip(self.channels, of_channels, strict=True)
+                if values[1] < 0 or values[8] > 0.3
+            ]
             if not 1 / MOST_SCALE <= ratio <= MOST_SCALE:
                 found.append(f"a pixel is {size:.3g} µm, but {self.pixel_um:.3g} µm in the training images")
             elif not (is_nonsense[i] or is_far[i] or has_odd_features[i]):
                 found.append("")
-            elif plain := _plain_fault(each, self.channels):
-                found.append(plain)
+            elif plain:
+                found.append(plain[0])
             elif is_nonsense[i]:
                 found.append(self.kinds[int(classes[i, 1:].argmax())])
             else:
@@ -258,14 +265,3 @@ def _exchanged(good: Float32Array, channels: int, *, seed: int) -> Float32Array:
     orders = [orders[i] for i in rng.permutation(len(orders))[:48]]
     share = max(1, min(len(good) // 4, 8 * OF_EACH_KIND // len(orders)))
     return np.concatenate([permuted_statistics(good[rng.integers(0, len(good), share)], order) for order in orders])
-
-
-def _plain_fault(values: Float32Array, channels: Sequence[str]) -> str:
-    """Return a fault of one channel that needs no comparison: a blank or a saturated channel."""
-    for i, name in enumerate(channels):
-        of_channel = values[PER_CHANNEL * i : PER_CHANNEL * (i + 1)]
-        if of_channel[1] < 0:  # standard deviation below 1 of 255
-            return f"{name} is blank"
-        if of_channel[8] > 0.3:  # share of white pixels
-            return f"{name} is saturated"
-    return ""
