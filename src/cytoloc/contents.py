@@ -52,7 +52,7 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
         runs: list[dict[str, Any]] = []
         for run in find_runs([place]):
             run_header = read_header(run)
-            facts = {
+            facts: dict[str, Any] = {
                 "name": run.name,
                 "finished": is_finished(run),
                 **{key: run_header[key] for key in ("fold", "dataset", "environment") if key in run_header},

@@ -115,9 +115,9 @@ def ensemble(
     ]
     if contributions:
         lines.append(f"\n{'':<{width}} {'fields':>7} {'log loss':>9} {'adds':>8} {'weight':>7}")
-        for each in contributions:
-            values = f"{each.log_loss:>9.4f} {each.contribution:>+8.4f} {each.weight:>7.3f}"
-            lines.append(f"{each.name:<{width}} {each.fields:>7} {values}")
+        for added in contributions:
+            values = f"{added.log_loss:>9.4f} {added.contribution:>+8.4f} {added.weight:>7.3f}"
+            lines.append(f"{added.name:<{width}} {added.fields:>7} {values}")
         lines.append(
             "log loss: log loss of the member, divided by the log loss of the class frequencies;\n"
             "adds: increase of the log loss of the weighted ensemble if the member is removed. Both are cross-fitted."
