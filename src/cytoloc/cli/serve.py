@@ -10,6 +10,45 @@ import typer
 from cytoloc.cli.console import require_nets
 from cytoloc.cli.predict import DeviceName, Engine, ModelPath, PrecisionName
 
+GalleryDataset = Annotated[str | None, typer.Option(help="Dataset that the page shows: a folder or a URL.")]
+GalleryPredictions = Annotated[
+    Path | None,
+    typer.Option(
+        help="Predictions of --dataset by this model, from `cytoloc predict`. Default: they are computed while the"
+        " service runs."
+    ),
+]
+GalleryEmbeddings = Annotated[
+    Path | None,
+    typer.Option(
+        help="Features of --dataset by this model, from `cytoloc embed`. Default: they are computed when the"
+        " page first shows fields that look alike."
+    ),
+]
+Corrections = Annotated[
+    Path | None,
+    typer.Option(help="CSV file for the labels that users save in the page. Labels in an existing file are kept."),
+]
+Host = Annotated[str, typer.Option(help="Address to listen on. With 127.0.0.1, only this machine can connect.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.")]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option(help="Host name that clients use, such as the name of this machine. Can be repeated."),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        help="Token that clients must send as Authorization: Bearer TOKEN. Required if other machines can connect.",
+        envvar="CYTOLOC_TOKEN",
+        show_envvar=True,
+    ),
+]
+MaxUpload = Annotated[int, typer.Option(help="Maximum size of a request, in megabytes.")]
+MaxMegapixels = Annotated[int, typer.Option(help="Maximum number of pixels of all channels of a field, in millions.")]
+Timeout = Annotated[
+    float, typer.Option(help="Maximum time for receiving a request and for reading a field, in seconds.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -18,48 +57,17 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     model: ModelPath,
-    dataset: Annotated[str | None, typer.Option(help="Dataset that the page shows: a folder or a URL.")] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            help="Predictions of --dataset by this model, from `cytoloc predict`. Default: they are computed while the"
-            " service runs."
-        ),
-    ] = None,
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(
-            help="Features of --dataset by this model, from `cytoloc embed`. Default: they are computed when the"
-            " page first shows fields that look alike."
-        ),
-    ] = None,
-    corrections: Annotated[
-        Path | None,
-        typer.Option(help="CSV file for the labels that users save in the page. Labels in an existing file are kept."),
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on. With 127.0.0.1, only this machine can connect.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(help="Host name that clients use, such as the name of this machine. Can be repeated."),
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            help="Token that clients must send as Authorization: Bearer TOKEN. Required if other machines can connect.",
-            envvar="CYTOLOC_TOKEN",
-            show_envvar=True,
-        ),
-    ] = None,
-    max_upload_mb: Annotated[int, typer.Option(help="Maximum size of a request, in megabytes.")] = 256,
-    max_megapixels: Annotated[
-        int, typer.Option(help="Maximum number of pixels of all channels of a field, in millions.")
-    ] = 64,
-    timeout_s: Annotated[
-        float, typer.Option(help="Maximum time for receiving a request and for reading a field, in seconds.")
-    ] = 60.0,
+    dataset: GalleryDataset = None,
+    predictions: GalleryPredictions = None,
+    embeddings: GalleryEmbeddings = None,
+    corrections: Corrections = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    allowed_host: AllowedHosts = None,
+    token: Token = None,
+    max_upload_mb: MaxUpload = 256,
+    max_megapixels: MaxMegapixels = 64,
+    timeout_s: Timeout = 60.0,
     requests_per_minute: Annotated[int, typer.Option(help="Maximum number of requests of a client per minute.")] = 1200,
     max_waiting: Annotated[int, typer.Option(help="Maximum number of fields that wait for the model.")] = 64,
     batch_size: Annotated[int, typer.Option(help="Maximum number of fields per batch.")] = 16,
