@@ -24,6 +24,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import cytoloc as cl
 from cytoloc.adoption.adjusting import adjust_network
 from cytoloc.models.network import Network
+from cytoloc.predict.planes import find_planes
 from cytoloc.predict.tta import TTA_VIEWS, dihedral
 
 FACTORS: Final = (1.0, 1.125, 1.25, 1.375, 1.5)
@@ -57,9 +58,11 @@ def main() -> None:
     parser.add_argument("real", type=Path, help="labeled dataset of real fields, in the size of the model")
     given = parser.parse_args()
     real = cl.open_dataset(given.real)
-    images, truth = real.read(np.arange(len(real))), real.truth
+    model = cl.load(given.model, engine="torch")
+    planes = find_planes(model.channels, real.channels, where=str(given.real))
+    images, truth = planes.of(real.read(np.arange(len(real)))), real.truth
     counted = np.flatnonzero(truth.sum(axis=0) >= LEAST)
-    plain = cl.load(given.model, engine="torch").networks[0]
+    plain = model.networks[0]
     as_it_was = predicted(plain, images)
 
     def adjusted(rows: NDArray[np.int64], factor: float) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,7 +69,8 @@ def generated_pages() -> dict[str, str]:
         "reference/label-sets.md": label_sets_page,
         "reference/errors.md": errors_page,
         "reference/api/index.md": api_index_page,
-        "explanation/built-in-model-card.md": card_page,
+        "explanation/built-in-model-card.md": partial(card_page, "builtin.md"),
+        "explanation/built-in-models-for-fewer-channels.md": partial(card_page, "builtin-fewer-channels.md"),
     }
     made = {path: make() for path, make in pages.items()}
     made |= {f"reference/api/{name}.md": api_page(name) for name in API}
@@ -461,10 +463,11 @@ def api_page(page: str) -> str:
     return "\n".join(lines)
 
 
-def card_page() -> str:
-    """Return the model card that is packed in the built-in model; links to research notes lead to the repository."""
-    text = (ROOT / "docs" / "builtin.md").read_text(encoding="utf-8")
-    text = text.replace("# The built-in model\n", "# Card of the built-in model\n", 1)
+def card_page(name: str) -> str:
+    """Return a model card that is packed in a built-in model; links to research notes lead to the repository."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    text = text.replace("# The built-in model", "# Card of the built-in model", 1)
+    text = text.replace("](builtin.md)", "](built-in-model-card.md)")
     return re.sub(r"\]\((\w+\.md)", rf"]({REPOSITORY}/blob/main/research/\1", text)
 
 

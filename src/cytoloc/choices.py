@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Literal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal
 
 from cytoloc.errors import ArgumentTypeError, SettingsError
+
+BUILTINS: Final = MappingProxyType(
+    {
+        "builtin": ("microtubules", "protein", "nucleus", "er"),
+        "builtin-protein-nucleus": ("protein", "nucleus"),
+        "builtin-protein": ("protein",),
+    }
+)
+"""The names of the built-in models, with the channels that each needs."""
 
 Square = Literal["refuse", "crop", "pad"]
 """What to do with an image that is not square."""
@@ -107,3 +118,8 @@ def refuse_unknown(word: object, known: Iterable[str], *, argument: str) -> None
         raise ArgumentTypeError(f"`{argument}` must be a string, not {type(word).__name__}.", hint=near("", words))
     if word not in words:
         raise SettingsError(f"`{argument}` has the unknown value {word!r}.", hint=near(word, words))
+
+
+def is_builtin(path: str | Path) -> bool:
+    """Return whether a path means a built-in model: it is the name of one, and no file has this name."""
+    return str(path) in BUILTINS and not Path(path).exists()

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from cytoloc.choices import is_builtin
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import ArgumentTypeError, FormatError
 from cytoloc.labels.lists import label_column, read_csv
@@ -62,10 +63,10 @@ def describe(path: str | Path | Dataset | Predictions) -> dict[str, Any]:
             }
             runs.append(facts)
         return {"kind": "run", **runs[0]} if is_run(place) else {"kind": "runs", "path": str(place), "runs": runs}
-    if place.suffix == ".cytoloc" or (str(path) == "builtin" and not place.exists()):
-        from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
+    if place.suffix == ".cytoloc" or is_builtin(path):
+        from cytoloc.predict.bundle import bundle_path, open_bundle
 
-        bundle = open_bundle(builtin_bundle() if is_builtin(path) else Path(path))
+        bundle = open_bundle(bundle_path(path))
         fitted = bundle.decision()
         # The fields of a network that others trained are not listed.
         is_known = bundle.header.origin is None and not bundle.header.trained_on_datasets

@@ -55,7 +55,7 @@ def test_a_copy_differs_in_batch_normalization_alone_and_knows_the_images(
     dark: cl.Dataset, tmp_path: Path, cli: Cli
 ) -> None:
     path = tmp_path / "adjusted.cytoloc"
-    done = cli("adjust", "builtin", dark.path, "--out", path, "--share", "0.5", "--enlarge", "1.5")
+    done = cli("adjust", "builtin", dark.path, "--out", path, "--share", "0.5", "--enlarge", "1.25")
     assert done.code == 0, done.err
     before, after = open_bundle(builtin_bundle()), open_bundle(path)
     assert after.parts[DECISION] == before.parts[DECISION]
@@ -66,14 +66,14 @@ def test_a_copy_differs_in_batch_normalization_alone_and_knows_the_images(
     different = {key for key in old if not torch.equal(old[key], new[key])}
     assert different == {key for key in old if key.endswith(("running_mean", "running_var"))}
 
-    assert [bundle.header.members[0].enlarged_px for bundle in (before, after)] == [160, 192]
-    assert "enlarges images to 192 px" in after.card
+    assert [bundle.header.members[0].enlarged_px for bundle in (before, after)] == [192, 160]
+    assert "enlarges images to 160 px" in after.card
     network = after.network(0).eval()
     pixels = torch.from_numpy(dark.read(np.arange(2)))
     with torch.inference_mode():
         features = network.features(pixels)
     assert isinstance(features, torch.Tensor)
-    assert features.shape[-1] == 192 // 32
+    assert features.shape[-1] == 160 // 32
 
     marked = {}
     for which in ("builtin", path):

@@ -120,7 +120,7 @@ def test_the_map_of_a_location_is_shown_over_the_image(page: Page) -> None:
     button.click()
     assert max(brightness(page)) == 0
     expect(page.locator("#cell svg")).to_have_attribute(
-        "aria-label", re.compile("^Schematic cell. Highlighted: Nucleoli, Nucleoli fibrillar center")
+        "aria-label", re.compile("^Schematic cell. Highlighted: Nucleoli")
     )
     page.click("#all-bars")
     expect(page.locator("#bars li")).to_have_count(28)

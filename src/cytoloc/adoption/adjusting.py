@@ -17,9 +17,8 @@ from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.errors import SettingsError
 from cytoloc.models.network import Network
 from cytoloc.predict.bundle import (
-    builtin_bundle,
+    bundle_path,
     check_bundle_path,
-    is_builtin,
     open_bundle,
     read_bundle,
     write_archive,
@@ -94,7 +93,7 @@ def adjust(
     out = Path(out)
     check_bundle_path(out)
     opened = _opened(datasets)
-    path = builtin_bundle() if is_builtin(model) else Path(model)
+    path = bundle_path(model)
     bundle = open_bundle(path)
     info, networks, _ = read_bundle(path)
     for member, network in zip(bundle.header.members, networks, strict=True):

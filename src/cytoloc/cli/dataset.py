@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cytoloc.choices import Palette
+from cytoloc.choices import Palette, is_builtin
 from cytoloc.cli.console import counted, require_nets
 from cytoloc.cli.members import AsJson
 
@@ -49,7 +49,7 @@ def info(
 
     Example: `cytoloc info model.cytoloc --json`
     """
-    if path.endswith(".cytoloc") or (path == "builtin" and not Path(path).exists()):
+    if path.endswith(".cytoloc") or is_builtin(path):
         require_nets()
     from cytoloc.contents import describe
     from cytoloc.dataset.store import open_dataset

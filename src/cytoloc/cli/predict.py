@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 ModelPath = Annotated[
     Path,
     typer.Argument(
-        help="Model: builtin (comes with cytoloc), a bundle (.cytoloc), a run, or a folder of runs to average.",
+        help="Model: builtin (comes with cytoloc; with fewer channels builtin-protein-nucleus or builtin-protein), a"
+        " bundle (.cytoloc), a run, or a folder of runs to average.",
         metavar="MODEL",
     ),
 ]

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 
-from cytoloc.choices import check_type
+from cytoloc.choices import check_type, is_builtin
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.decide.decision import Decision, read_decision, write_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
@@ -59,9 +59,6 @@ from cytoloc.recipes.recipe import to_toml
 from cytoloc.runs import PREDICTIONS, find_runs
 
 SUFFIX: Final = ".cytoloc"
-
-BUILTIN: Final = "builtin"
-"""The name of the built-in model."""
 
 _MOST_HEADER_BYTES: Final = 10_000_000
 
@@ -186,14 +183,14 @@ class OpenBundle(NamedTuple):
             ) from error
 
 
-def builtin_bundle() -> Path:
-    """Return the path of the built-in model."""
-    return Path(str(files("cytoloc") / "predict" / f"{BUILTIN}{SUFFIX}"))
+def builtin_bundle(name: str = "builtin") -> Path:
+    """Return the path of a built-in model."""
+    return Path(str(files("cytoloc") / "predict" / f"{name}{SUFFIX}"))
 
 
-def is_builtin(path: str | Path) -> bool:
-    """Return whether a path means the built-in model: it has its name, and no file has this name."""
-    return str(path) == BUILTIN and not Path(path).exists()
+def bundle_path(path: str | Path) -> Path:
+    """Return the file that a path means: the bundle of a built-in model, if it is a name of one, else the path."""
+    return builtin_bundle(str(path)) if is_builtin(path) else Path(path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 
 from cytoloc.choices import Resample, refuse_unknown
 from cytoloc.errors import ArgumentTypeError
-from cytoloc.predict.bundle import builtin_bundle, is_builtin, read_bundle
+from cytoloc.predict.bundle import bundle_path, read_bundle
 from cytoloc.predict.engines.engine import ModelPrecision
 from cytoloc.predict.model import Model
 from cytoloc.predict.model_info import Unusual
@@ -28,8 +28,9 @@ def load(
     """Load a model.
 
     Args:
-        path: ``"builtin"`` for the built-in model, a ``.cytoloc`` bundle, a run, or a folder of runs, whose
-            probabilities are averaged.
+        path: ``"builtin"`` for the built-in model, ``"builtin-protein-nucleus"`` or ``"builtin-protein"`` for the ones
+            that need fewer channels, a ``.cytoloc`` bundle, a run, or a folder of runs, whose probabilities are
+            averaged.
         device: ``"cuda"``, ``"cuda:1"``, ``"mps"`` or ``"cpu"``. Default: the fastest one available.
         precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``. The last two are faster on devices that support them.
             ``"int8"`` computes with the int8 networks of a bundle, on the CPU with the engine openvino.
@@ -61,9 +62,8 @@ def load(
     """
     if not isinstance(path, str | Path):
         raise ArgumentTypeError(f"`path` must be a string or a Path, not {type(path).__name__}.")
-    if is_builtin(path):
-        path = builtin_bundle()
-    info, networks, decision = read_runs(Path(path)) if Path(path).is_dir() else read_bundle(Path(path))
+    path = bundle_path(path)
+    info, networks, decision = read_runs(path) if path.is_dir() else read_bundle(path)
     if resample is not None:
         refuse_unknown(resample, get_args(Resample), argument="resample")
     model = Model(networks, info, decision=decision, device=device, precision=precision, engine=engine, unusual=unusual)

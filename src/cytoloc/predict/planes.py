@@ -9,6 +9,7 @@ import numpy as np
 
 from cytoloc._typing import UInt8Array
 from cytoloc.channels import ZERO, near_channels
+from cytoloc.choices import BUILTINS
 from cytoloc.errors import ChannelError, SettingsError
 
 
@@ -77,10 +78,11 @@ def find_planes(
             )
     missing = [name for name in wanted if name not in given and name not in substitutes]
     if missing:
+        fitting = [f", such as {name}" for name, channels in BUILTINS.items() if set(channels) <= set(given)]
         raise ChannelError(
             f"The model needs the channels {', '.join(wanted)}, but {where} has {', '.join(given)}.",
-            hint="Use a model that was trained on these channels, or give a substitute for each missing channel, for"
-            f" example `absent={dict.fromkeys(missing, ZERO)}`.",
+            hint=f"Use a model that was trained on these channels{''.join(fitting[:1])}, or give a substitute for each"
+            f" missing channel, for example `absent={dict.fromkeys(missing, ZERO)}`.",
             missing=missing,
         )
     places: dict[str, int | None] = {name: number for number, name in enumerate(given)}

@@ -13,7 +13,7 @@ from cytoloc.errors import TrainingError, WeightsError
 from cytoloc.labels.label_set import LabelSet
 from cytoloc.models.network import Network, NormalizeEach, build_network
 from cytoloc.models.weights import first_convolution
-from cytoloc.predict.bundle import builtin_bundle, is_builtin, open_bundle
+from cytoloc.predict.bundle import bundle_path, open_bundle
 from cytoloc.predict.runs import learned_from, learned_from_datasets, load_runs, model_spec
 from cytoloc.recipes.recipe import Recipe, load_recipe, read_resolved
 from cytoloc.runs import RECIPE, is_run
@@ -65,7 +65,7 @@ class _TrainedNetwork(NamedTuple):
 
     @classmethod
     def of_bundle(cls, path: Path, fold: int) -> Self:
-        bundle = open_bundle(builtin_bundle() if is_builtin(path) else path)
+        bundle = open_bundle(bundle_path(path))
         number = bundle.member_of(fold)
         member = bundle.header.members[number]
         return cls(
