@@ -102,8 +102,7 @@ def main() -> None:
     real = cl.open_dataset(given.real)
     labels = read_labels(given.labels, real.label_set)
     frequencies = real.label_set.to_matrix(list(labels.values())).mean(axis=0)
-    model = cl.load(given.model, unusual="decide")
-    model.decision = None
+    model = cl.load(given.model, unusual="decide").without_decision()
     scores, truth = model.predict(real).probabilities, real.truth
     rng = np.random.default_rng(0)
     results = []

@@ -12,14 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import cytoloc as cl
-from cytoloc.predict.model import Model
 from cytoloc.simulate.plan import Design
 
 
@@ -30,9 +28,7 @@ def study(path: Path, *, fields: int, seed: int) -> cl.Dataset:
 
 def measured(fields: int, test_fields: int) -> dict[str, Any]:
     """Return the metrics on the second study, with and without votes."""
-    known = cl.load("builtin", device="cpu")
-    info = replace(known.info, provenance={"name": "builtin, without its decision"})
-    model = Model(known.networks, info, device="cpu", unusual="decide")
+    model = cl.load("builtin", device="cpu", unusual="decide").without_decision()
     with tempfile.TemporaryDirectory() as folder:
         train = study(Path(folder) / "train", fields=fields, seed=71)
         test = study(Path(folder) / "test", fields=test_fields, seed=72)

@@ -113,6 +113,19 @@ def test_arrays_datasets_and_the_command_give_the_same(
     assert predictions.provenance["fields_trained_on"] == 20
     again = cli("decide", "apply", tmp_path / "s.parquet", "--decision", decision, "--out", tmp_path / "a.csv")
     assert (again.code, "were calibrated by a decision already" in again.err) == (1, True)
+    bare = cli("predict", path, study.path, "--uncalibrated", "--out", tmp_path / "u.parquet")
+    assert bare.code == 0, bare.err
+    again = cli("decide", "apply", tmp_path / "u.parquet", "--decision", decision, "--out", tmp_path / "a.csv")
+    assert again.code == 0, again.err
+    assert model.decision is not None
+    uncalibrated = read_predictions(tmp_path / "u.parquet").probabilities
+    np.testing.assert_allclose(model.decision.probabilities(uncalibrated), predictions.probabilities, atol=1e-6)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "l.csv").read_bytes()
+    assert model.without_decision().fingerprint != model.fingerprint
+    refused = cli(
+        "predict", path, study.path, "--uncalibrated", "--out", tmp_path / "v.parquet", "--locations", "v.csv"
+    )
+    assert (refused.code, "--uncalibrated gives probabilities but no locations" in refused.err) == (2, True)
     written = read_labels(tmp_path / "l.csv", LabelSet.hpa28(), column="Predicted")
     assert list(written.values()) == [tuple(int(place.key) for place in row) for row in of_dataset.locations]
 

@@ -84,8 +84,9 @@ def is_done(words: list[str]) -> bool:
 def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
     """Return the commands of the demo, in order.
 
-    Thresholds are fitted on the out-of-fold predictions; the test fields are used once, at the end. Rare locations are
-    more frequent than in reality (``--evenness``), so that most of them occur.
+    The decision combines the fine-tuned networks with the built-in model, which few fields of rare locations mislead
+    less. It is fitted to out-of-fold predictions; the test fields are used once, at the end. Rare locations are more
+    frequent than in reality (``--evenness``), so that most of them occur.
     """
     o = shlex.quote(str(out))
     table = "" if (out / "classes.csv").exists() else f" --table {o}/classes.csv"
@@ -97,10 +98,14 @@ def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
         f"folds {o}/train.dataset -k 2 --pairs {o}/train/pairs.csv --out {o}/folds.csv",
         f"train finetune {o}/train.dataset --folds {o}/folds.csv --out {o}/runs"
         f" --set schedule.epochs={epochs} --resume",
-        f"predict {o}/runs {o}/test.dataset --out {o}/predictions.parquet",
-        f"decide fit {o}/runs --labels {o}/train.dataset --folds {o}/folds.csv --out {o}/decision.json",
-        f"decide apply {o}/predictions.parquet --decision {o}/decision.json"
-        f" --order {o}/test/labels.csv --out {o}/submission.csv",
-        f"evaluate {o}/submission.csv --labels {o}/test/labels.csv --predictions {o}/predictions.parquet{table}",
+        f"predict {o}/runs {o}/test.dataset --out {o}/finetuned.parquet",
+        f"predict builtin {o}/train.dataset --uncalibrated --out {o}/builtin-train.parquet",
+        f"predict builtin {o}/test.dataset --uncalibrated --out {o}/builtin.parquet",
+        f"decide fit --member finetuned={o}/runs --member builtin={o}/builtin-train.parquet"
+        f" --labels {o}/train.dataset --folds {o}/folds.csv --out {o}/decision.json",
+        f"decide apply --member finetuned={o}/finetuned.parquet --member builtin={o}/builtin.parquet"
+        f" --decision {o}/decision.json --order {o}/test/labels.csv --out {o}/submission.csv"
+        f" --probabilities {o}/probabilities.parquet",
+        f"evaluate {o}/submission.csv --labels {o}/test/labels.csv --predictions {o}/probabilities.parquet{table}",
         f"show {o}/test.dataset --predictions {o}/submission.csv --out {o}/contact-sheet.png",
     ]

@@ -150,6 +150,5 @@ def refuse_calibrated(members: dict[str, dict[str, Predictions]]) -> None:
         if "calibrated_by" in table.provenance:
             raise TableError(
                 f"{path}: the predictions were calibrated by a decision already.",
-                hint="Give the predictions before calibration. To write locations, use `decide apply --out` or"
-                " `predict --locations`.",
+                hint="Predict with --uncalibrated. To write locations, use `decide apply` or `predict --locations`.",
             )

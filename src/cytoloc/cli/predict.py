@@ -150,6 +150,14 @@ Force = Annotated[
     bool,
     typer.Option("--force", help="Also predict locations of fields whose images are unlike the training images."),
 ]
+Uncalibrated = Annotated[
+    bool,
+    typer.Option(
+        "--uncalibrated",
+        help="Write the probabilities of the networks, without the calibration by the decision of a bundle. `cytoloc"
+        " decide fit` and `cytoloc ensemble` need these.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -180,6 +188,7 @@ def predict(
     metrics_file: MetricsFile = None,
     strict_inputs: StrictInputs = False,
     force: Force = False,
+    uncalibrated: Uncalibrated = False,
     resample: ResampleOption = None,
     strict: Strict = False,
 ) -> None:
@@ -236,9 +245,13 @@ def predict(
         device, precision = "cpu", "float32"
     unusual: Unusual = "refuse" if strict_inputs else "decide" if force else "mark"
     loaded = load(model, device=device, precision=precision, engine=engine, unusual=unusual, resample=resample)
+    if uncalibrated:
+        loaded = loaded.without_decision()
     if locations and loaded.decision is None:
         raise SettingsError(
-            f"{model} contains no decision, so it predicts probabilities but no locations.",
+            f"{model} predicts probabilities but no locations, because it contains no decision."
+            if not uncalibrated
+            else "--uncalibrated gives probabilities but no locations.",
             hint="Remove --locations, and then run `cytoloc decide apply`.",
         )
     if into_parts:

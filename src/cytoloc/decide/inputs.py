@@ -184,7 +184,7 @@ def as_members(predictions: MemberPredictions | MemberArrays, *, one_member: str
         if isinstance(table, Predictions) and "calibrated_by" in table.provenance:
             raise TableError(
                 f"The predictions of the member {name!r} were calibrated by a decision already.",
-                hint="Give the predictions before calibration.",
+                hint="Predict with `model.without_decision()`, or with `cytoloc predict --uncalibrated`.",
             )
     tables = {name: table for name, table in named.items() if isinstance(table, Predictions)}
     if tables and len(tables) == len(named):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -128,6 +129,17 @@ class Model:
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides on predictions: the networks, the channels, the size and the decision."""
         return fingerprint_of(self.networks, self.info, self.decision.fingerprint if self.decision else "")
+
+    def without_decision(self) -> Model:
+        """Return the model without its decision: it predicts probabilities as the networks give them, and no locations.
+
+        Fit a decision of your own to them, alone or with other models.
+        """
+        bare = copy(self)
+        provenance = {name: value for name, value in self.info.provenance.items() if name != "calibrated_by"}
+        bare.info, bare.decision = replace(self.info, provenance=provenance), None
+        bare.__dict__.pop("fingerprint", None)
+        return bare
 
     def predict(
         self,
