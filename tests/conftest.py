@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,15 @@ from cytoloc.simulate.plan import Design
 from cytoloc.simulate.study import simulate_dataset
 
 DATA = Path(os.environ.get("CYTOLOC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+# What collection imports is kept to the end. Without this, the garbage collector visits all of it again and again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 # No test is a matter of time: machines are busy with other things too.
 settings.register_profile("untimed", settings(), deadline=None)
