@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cytoloc.cli.app import main
 from cytoloc.dataset.store import Dataset
+from cytoloc.decide.cross_fitting import assign_parts
 from cytoloc.simulate.files import write_kaggle_field
 from cytoloc.simulate.plan import Design
 from cytoloc.simulate.study import simulate_dataset
@@ -52,6 +53,13 @@ Cli = Callable[..., Outcome]
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Return a function that runs ``cytoloc`` with arguments, in this process."""
     return runner(main, monkeypatch, capsys)
+
+
+@pytest.fixture
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten two steps that have tests of their own: cross-fits have three parts, and no network is converted."""
+    monkeypatch.setitem(assign_parts.__kwdefaults__, "n_parts", 3)
+    monkeypatch.setattr("cytoloc.predict.engines.choosing.WORTH_CONVERTING", sys.maxsize)
 
 
 def runner(program: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
