@@ -30,8 +30,8 @@ from cytoloc.training.options import TrainOptions
 from cytoloc.training.run import train as train_runs
 
 torch.set_num_threads(1)
-# What Lightning imports in its first training, if it is there: here once, not in each process below.
-for name in ("adlfs", "gcsfs", "s3fs"):
+# What the first training imports, if it is there: here once, not in each process below.
+for name in ("adlfs", "gcsfs", "s3fs", "pandas", "pyarrow.parquet"):
     if find_spec(name):
         import_module(name)
 dataset, folds, whole, killed = map(Path, sys.argv[1:])
