@@ -254,7 +254,9 @@ def started_by_torchrun(words: list[str]) -> None:
 
 # A process takes seconds to start. Two processes, started as by srun, do what all tests below need two for.
 EACH = """
-import json, sys
+import gc, json, sys
+# What is imported is kept, so that the garbage collector has nothing to do.
+gc.disable()
 from tests.training.shards import train_a_shard
 from cytoloc.cli.app import main
 

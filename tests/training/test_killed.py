@@ -18,10 +18,12 @@ from cytoloc.prediction_files import read_predictions
 from tests.training.conftest import few_of, state_of
 
 CHILD = """
-import os, signal, sys
+import gc, os, signal, sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+# What is imported is kept, so that the garbage collector has nothing to do.
+gc.disable()
 import torch
 from cytoloc.dataset.store import open_dataset
 from cytoloc.curation.folds_file import read_folds
