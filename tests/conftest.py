@@ -58,7 +58,9 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture
 def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten two steps that have tests of their own: cross-fits have three parts, and no network is converted."""
-    monkeypatch.setitem(assign_parts.__kwdefaults__, "n_parts", 3)
+    defaults = assign_parts.__kwdefaults__
+    assert defaults
+    monkeypatch.setitem(defaults, "n_parts", 3)
     monkeypatch.setattr("cytoloc.predict.engines.choosing.WORTH_CONVERTING", sys.maxsize)
 
 
