@@ -30,18 +30,19 @@ $(VENV)/.docs: Makefile pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
-# Two workers on two cores, so a thread each: more only get in each other's way.
+# Two workers on two cores, so a thread each: more only get in each other's way. Each begins with a half of the tests, in
+# order, so that the fixtures of a module or folder are mostly made once.
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy src benchmarks tests docs/hooks
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow' -n 2 --dist worksteal
 
 test: $(VENV)/.installed
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy src benchmarks tests docs/hooks
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format $(CODE)

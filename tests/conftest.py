@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -15,11 +16,21 @@ from numpy.typing import NDArray
 
 from cytoloc.cli.app import main
 from cytoloc.dataset.store import Dataset
+from cytoloc.decide.cross_fitting import assign_parts
 from cytoloc.simulate.files import write_kaggle_field
 from cytoloc.simulate.plan import Design
 from cytoloc.simulate.study import simulate_dataset
 
 DATA = Path(os.environ.get("CYTOLOC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+# What collection imports is kept to the end. Without this, the garbage collector visits all of it again and again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 # No test is a matter of time: machines are busy with other things too.
 settings.register_profile("untimed", settings(), deadline=None)
@@ -42,6 +53,15 @@ Cli = Callable[..., Outcome]
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Return a function that runs ``cytoloc`` with arguments, in this process."""
     return runner(main, monkeypatch, capsys)
+
+
+@pytest.fixture
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten two steps that have tests of their own: cross-fits have three parts, and no network is converted."""
+    defaults = assign_parts.__kwdefaults__
+    assert defaults
+    monkeypatch.setitem(defaults, "n_parts", 3)
+    monkeypatch.setattr("cytoloc.predict.engines.choosing.WORTH_CONVERTING", sys.maxsize)
 
 
 def runner(program: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,14 @@ def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     def here(work: Callable[..., Any], *given: Any) -> Any:
         return pickle.loads(pickle.dumps(partial(work, *given)))()
 
+    class Here(ThreadPoolExecutor):
+        def __init__(self, workers: int, *, mp_context: Any, initializer: Callable[..., Any], initargs: Any) -> None:
+            super().__init__(workers, initializer=initializer, initargs=pickle.loads(pickle.dumps(initargs)))
+
     for name in ("dataset", "decide", "duplicates", "train"):
         monkeypatch.setattr(f"benchmarks.{name}.in_separate_process", here)
+    monkeypatch.setattr("benchmarks.train.ProcessPoolExecutor", Here)
+    monkeypatch.setattr("benchmarks.train.end_with_parent", lambda: None)
     return runner(main, monkeypatch, capsys)
 
 

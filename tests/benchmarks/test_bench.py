@@ -35,9 +35,11 @@ def test_every_way_works_in_every_round_and_the_first_does_not_count(monkeypatch
 
 @pytest.mark.slow
 def test_the_dataset_is_measured_against_files(
-    tmp_path: Path, bench: Cli, measured_once: Callable[[str], None]
+    tmp_path: Path, bench: Cli, measured_once: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured_once("dataset")
+    monkeypatch.setattr("benchmarks.plates.CAMERA_PX", 96)
+    monkeypatch.setattr("benchmarks.plates.PACKED_PX", 64)
     images, tmp_path = images_of(tmp_path / "images"), tmp_path / "scratch"
     tmp_path.mkdir()
     call = ["dataset", "--images", images, "--fields", 64, "--size", 48, "--rounds", 1, "--scratch", tmp_path]
@@ -54,9 +56,11 @@ def test_the_dataset_is_measured_against_files(
 
 @pytest.mark.slow
 def test_duplicates_are_measured_against_imagehash(
-    tmp_path: Path, bench: Cli, measured_once: Callable[[str], None]
+    tmp_path: Path, bench: Cli, measured_once: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured_once("duplicates")
+    for name in ("TEST_FIELDS", "EXTERNAL_FIELDS"):
+        monkeypatch.setattr(f"benchmarks.duplicates.{name}", PLANTED + 500)
     call = ["duplicates", "--size", 64, "--rounds", 1, "--scratch", tmp_path]
     measured = json.loads(bench(*call, "--json").out)["duplicates"]
     assert (measured["fields"], measured["found"]) == (64, 1.0)
@@ -120,6 +124,7 @@ def test_a_better_value_of_the_grid_is_found_in_any_class() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_steps")
 def test_decisions_are_measured_against_the_starting_system(
     tmp_path: Path, bench: Cli, measured_once: Callable[[str], None]
 ) -> None:

@@ -36,7 +36,7 @@ def test_predictions_of_cells_carry_their_places(
     cells: cl.Dataset, study: cl.Dataset, tmp_path: Path, cli: Cli
 ) -> None:
     out = tmp_path / "cells.parquet"
-    done = cli("predict", "builtin", cells.folder, "--out", out, "--engine", "torch", "--device", "cpu")
+    done = cli("predict", "builtin", cells.folder, "--out", out, "--tta", 1, "--engine", "torch", "--device", "cpu")
     assert done.code == 0, done.err
     assert "cells.parquet: 80 cells predicted by" in done.out
     found = cl.read_predictions(out)
@@ -45,7 +45,7 @@ def test_predictions_of_cells_carry_their_places(
     places = found.to_polars().select("id", "field", "cell", "x", "y", "area")
     assert places.rows() == cells.fields.select("id", "field", "cell", "x", "y", "area").rows()
     parts = tmp_path / "parts"
-    cl.predict_parts(model, cl.open_sources([cells.folder]), parts, options=cl.StreamOptions(part_fields=30))
+    cl.predict_parts(model, cl.open_sources([cells.folder]), parts, options=cl.StreamOptions(part_fields=30, tta=1))
     again = cl.read_predictions(parts)
     assert again.cells is not None
     assert again.ids == found.ids

@@ -293,6 +293,7 @@ def test_the_demo_takes_these_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_steps")
 def test_the_demo_ends_in_results_to_look_at(cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "a folder"
     said = cli("demo", "--out", out, "--fields", 30, "--epochs", 1)

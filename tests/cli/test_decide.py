@@ -47,6 +47,7 @@ def predicted_in(path: Path) -> NDArray[np.bool_]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_steps")
 def test_members_by_file_or_by_name_and_auto(
     cli: Cli, tmp_path: Path, scored: tuple[dict[str, Any], NDArray[np.bool_]]
 ) -> None:
@@ -208,6 +209,7 @@ def test_cautions_go_with_whatever_is_made_of_scores(cli: Cli, tmp_path: Path, s
         assert read_predictions(tmp_path / f"{name}.parquet").provenance["caution"] == "For trying out."
 
 
+@pytest.mark.usefixtures("short_steps")
 def test_what_a_decision_calibrated_is_not_fitted_again(cli: Cli, tmp_path: Path, scored: object) -> None:
     labels = ["--labels", tmp_path / "labels.csv", "--out"]
     for method, calibrated in (("exact", False), ("expected", True)):

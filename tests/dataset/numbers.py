@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,10 @@ def _count_and_import_again(path: Path, start: int, how: str) -> tuple[int, list
 def main(folder: Path, start: int, how: str) -> None:
     """Kill an import before each change of the disk, run it again, and print what came of it as JSON."""
     writer.SHARD_BYTES = SHARD_BYTES  # type: ignore[misc]
+    # What an import of fields needs: here once, not in each process below.
+    for name in ("filelock", "imagecodecs._blosc", "numpy.random", "polars._utils.parquet"):
+        import_module(name)
+    gc.freeze()
 
     def begun(name: str) -> Path:
         path = folder / name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ def test_features_are_those_of_the_network(dataset: cl.Dataset) -> None:
     import torch
 
     model = cl.load("builtin", device="cpu", engine="torch")
+    model.info = replace(model.info, tta=1)
     found = cl.embed_sources(model, cl.open_sources([dataset.path]), batch_size=3)
     assert found.ids == dataset.ids
     np.testing.assert_allclose(found.features, model.embed(dataset), atol=1e-5)

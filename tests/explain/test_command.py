@@ -21,16 +21,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> cl.Dataset:
     return cl.simulate_dataset(tmp_path_factory.mktemp("explain") / "made.dataset", design)
 
 
-def test_the_command_writes_panels_and_tables(dataset: cl.Dataset, tmp_path: Path, cli: Cli) -> None:
+def test_the_command_writes_panels_and_tables(bundle: Path, dataset: cl.Dataset, tmp_path: Path, cli: Cli) -> None:
     out, ids = tmp_path / "explained", [dataset.ids[row] for row in (2, 5, 0, 6)]
-    done = cli("explain", "builtin", dataset.path, "--out", out, "--neighbors", dataset.path, "--maps", "npy",
+    done = cli("explain", bundle, dataset.path, "--out", out, "--neighbors", dataset.path, "--maps", "npy",
                *(word for name in ids for word in ("--id", name)), "--device", "cpu")  # fmt: skip
     assert done.code == 0, done.err
     assert "4 fields: panels, channel_effects.csv and channel_effects.parquet, neighbors.csv, maps as .npy" in done.out
     effects = pl.read_parquet(out / "channel_effects.parquet")
     assert set(effects["id"]) == set(ids)
     assert effects["predicted"].all()
-    model = cl.load("builtin", device="cpu")
+    model = cl.load(bundle, device="cpu")
     assert model.decision is not None
     predicted = model.predict_sources(cl.open_sources([dataset.path]))
     for name, places in zip(predicted.ids, model.decision.decided(predicted.probabilities), strict=True):
@@ -46,13 +46,13 @@ def test_the_command_writes_panels_and_tables(dataset: cl.Dataset, tmp_path: Pat
         assert maps.shape == (effects.filter(pl.col("id") == name).height, 128, 128)
         with Image.open(out / "panels" / f"{name}.png") as image:
             assert np.asarray(image.convert("RGB")).std() > 20
-    again = cli("explain", "builtin", dataset.path, "--out", out)
+    again = cli("explain", bundle, dataset.path, "--out", out)
     assert again.code == 1
     assert "exists" in again.err
 
 
-def test_named_locations_of_all_fields(dataset: cl.Dataset, tmp_path: Path, cli: Cli) -> None:
-    done = cli("explain", "builtin", dataset.path, "--out", tmp_path / "a", "--location", "Nucleoli", "--location",
+def test_named_locations_of_all_fields(bundle: Path, dataset: cl.Dataset, tmp_path: Path, cli: Cli) -> None:
+    done = cli("explain", bundle, dataset.path, "--out", tmp_path / "a", "--location", "Nucleoli", "--location",
                "cytosol", "--maps", "tiff", "--method", "gradcam", "--device", "cpu", "--json")  # fmt: skip
     assert done.code == 0, done.err
     rows = json.loads(done.out)
@@ -61,10 +61,10 @@ def test_named_locations_of_all_fields(dataset: cl.Dataset, tmp_path: Path, cli:
     assert not (tmp_path / "a" / "neighbors.csv").exists()
 
 
-def test_maps_as_zarr_and_a_channel_that_was_not_imaged(dataset: cl.Dataset, tmp_path: Path) -> None:
+def test_maps_as_zarr_and_a_channel_that_was_not_imaged(bundle: Path, dataset: cl.Dataset, tmp_path: Path) -> None:
     import zarr
 
-    model = cl.load("builtin", device="cpu")
+    model = cl.load(bundle, device="cpu")
     three = cl.dataset_from_arrays(
         dataset[:2][:, 1:], out=tmp_path / "three.dataset", channels=["protein", "nucleus", "er"]
     )

@@ -27,8 +27,8 @@ PIXELS = torch.from_numpy(RNG.integers(0, 256, (2, 2, 64, 64), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
-def model() -> cl.Model:
-    return cl.load("builtin", device="cpu", engine="torch")
+def model(bundle: Path) -> cl.Model:
+    return cl.load(bundle, device="cpu", engine="torch")
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +176,11 @@ def test_maps_are_averaged_over_networks(model: cl.Model, dataset: cl.Dataset) -
     np.testing.assert_allclose(found, total / total.max(axis=(1, 2), keepdims=True), atol=1e-5)
 
 
-def test_models_with_another_engine_use_their_pytorch_networks(model: cl.Model, dataset: cl.Dataset) -> None:
+def test_models_with_another_engine_use_their_pytorch_networks(
+    model: cl.Model, bundle: Path, dataset: cl.Dataset
+) -> None:
     pytest.importorskip("openvino")
-    other = cl.load("builtin", device="cpu", engine="openvino")
+    other = cl.load(bundle, device="cpu", engine="openvino")
     ours, theirs = (one.explain(dataset[:2], locations=["Nucleoli"]) for one in (model, other))
     np.testing.assert_array_equal(ours.maps, theirs.maps)
     np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-4)

@@ -5,6 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from cytoloc.errors import ImageError
@@ -33,7 +34,7 @@ def test_the_nearest_pixel_is_that_of_pillow(have: int, want: int) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])
 @pytest.mark.parametrize(("have", "want"), [(108, 51), (96, 48)])
 def test_each_channel_is_scaled_as_if_it_were_alone(have: int, want: int, channels: int, dtype: type) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (channels, have, have + 1)).astype(dtype)
+    image: NDArray[Any] = np.random.default_rng(0).integers(0, 256, (channels, have, have + 1)).astype(dtype)
     alone = [cv2.resize(plane, (want, want + 1), interpolation=cv2.INTER_AREA) for plane in image]
     ours = resize(image, want + 1, want)
     assert ours.dtype == dtype

@@ -125,7 +125,7 @@ def test_a_wrong_label_pulls_less_with_the_generalized_cross_entropy() -> None:
     wrong = {}
     for name, loss in (("plain", cross_entropy_loss), ("generalized", generalized_cross_entropy_loss)):
         logits = torch.tensor([[-6.0, 0.0]], requires_grad=True)
-        loss(logits, torch.ones_like(logits)).backward()
+        loss(logits, torch.ones_like(logits)).backward()  # type: ignore[no-untyped-call]
         assert logits.grad is not None
         wrong[name] = (logits.grad[0, 0] / logits.grad[0, 1]).item()
     assert wrong["plain"] > 1.9

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,8 @@ def test_runs_have_training_curves_and_a_table_of_models(tmp_path: Path) -> None
 
 def test_maps_and_neighbors_of_the_shown_fields(tmp_path: Path) -> None:
     made = cl.simulate_dataset(tmp_path / "made.dataset", cl.Design(n_fields=8, seed=4, size=128))
-    model = cl.load("builtin", device="cpu")
+    model = cl.load("builtin", device="cpu", engine="torch")
+    model.info = replace(model.info, tta=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = model.predict(made, tta=1)

@@ -141,6 +141,7 @@ def test_the_whole_way_resumes_after_a_stop(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_steps")
 def test_the_strong_variant_takes_the_same_way(competition: Path, tmp_path: Path) -> None:
     strong = tiny(competition, strong=True, fold=0, baseline_split=True, external=None)
     table = reproduce_kaggle2018(competition, out=tmp_path / "out", options=strong)

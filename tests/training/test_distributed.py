@@ -14,7 +14,6 @@ import polars as pl
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cytoloc.curation.folds_file import read_folds, write_folds
@@ -30,7 +29,7 @@ from cytoloc.training.data import FieldBatches, batch_loader, split_dataset
 from cytoloc.training.distributed import SINGLE, Processes, accelerator, check_batches, device_count, find_processes
 from cytoloc.training.resolve import build_learner, location_loss
 from tests.training.conftest import power_cut, state_of, train_fold
-from tests.training.shards import PROCESSES, TERMS, train_a_shard, trained
+from tests.training.shards import PROCESSES, TERMS, trained
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",
@@ -187,11 +186,11 @@ def test_batch_norms_are_shared_on_gpus_alone() -> None:
 needs_two = pytest.mark.skipif(device_count(accelerator()) < PROCESSES, reason="two processes needs two cores")
 
 
+@needs_two
 @pytest.mark.slow
-def test_two_processes_have_the_losses_and_the_steps_of_one(tmp_path: Path) -> None:
-    spawn(train_a_shard, args=(str(tmp_path),), nprocs=PROCESSES)  # type: ignore[no-untyped-call]
+def test_two_processes_have_the_losses_and_the_steps_of_one(by_srun: Path) -> None:
     for rank in range(PROCESSES):
-        seen = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        seen = torch.load(by_srun / f"{rank}.pt", weights_only=True)
         for name, loss in TERMS.items():
             expected, weights = trained(loss, SINGLE)
             assert seen[name][0] == pytest.approx(expected, rel=1e-12), name
@@ -229,6 +228,15 @@ ALIKE = [
 ]
 
 
+AVERAGED = [
+    *SETTINGS,
+    "model.backbone=test_resnet",
+    "schedule.ema=0.9",
+    "select.weights=ema",
+    "schedule.epochs=1",
+]
+
+
 def free_port() -> str:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -244,15 +252,32 @@ def started_by_torchrun(words: list[str]) -> None:
     run([[sys.executable, *start, *words]], [{}])
 
 
-def started_as_by_srun(words: list[str]) -> None:
+# A process takes seconds to start. Two processes, started as by srun, do what all tests below need two for.
+EACH = """
+import gc, json, sys
+# What is imported is kept, so that the garbage collector has nothing to do.
+gc.disable()
+from tests.training.shards import train_a_shard
+from cytoloc.cli.app import main
+
+rank, folder, commands = sys.argv[1:]
+train_a_shard(int(rank), folder)
+for words in json.loads(commands):
+    sys.argv = ["cytoloc", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, ended.code
+"""
+
+
+def started_as_by_srun(commands: list[list[str]], folder: Path) -> None:
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
     job |= {"SLURM_NTASKS": str(PROCESSES), "SLURM_NTASKS_PER_NODE": str(PROCESSES)}
-    job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "PYTHONPATH": os.pathsep.join(sys.path)}
     each = [{**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(PROCESSES)]
-    run([[sys.executable, "-m", "cytoloc", *words]] * PROCESSES, each)
-
-
-STARTS = {"cytoloc": started_by_cytoloc, "torchrun": started_by_torchrun, "srun": started_as_by_srun}
+    starts = [[sys.executable, "-c", EACH, str(rank), str(folder), json.dumps(commands)] for rank in range(PROCESSES)]
+    run(starts, each)
 
 
 def run(commands: list[list[str]], environments: list[dict[str, str]]) -> None:
@@ -294,6 +319,18 @@ def alone(study: Dataset, uneven: pl.DataFrame, tmp_path_factory: pytest.TempPat
     return train_fold(load_recipe("quick", overrides=ALIKE), study, uneven, 1, out=out)
 
 
+@pytest.fixture(scope="module")
+def by_srun(
+    study: Dataset, folds: pl.DataFrame, uneven: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the folder of all that two processes trained: losses alone, one run, and in ``norms`` a run per fold."""
+    folder = tmp_path_factory.mktemp("srun")
+    (folder / "norms").mkdir()
+    one_fold = [*words_of(study, uneven, folder, ALIKE), "--fold", "1"]
+    started_as_by_srun([one_fold, words_of(study, folds, folder / "norms", AVERAGED)], folder)
+    return folder
+
+
 def assert_alike(one: Path, other: Path) -> None:
     """Compare two runs, but for the order in which floats were added up, which Adam's first steps magnify."""
     measures = ["epoch", "train_loss", "val_loss", "val_macro_f1", "learning_rate"]
@@ -312,16 +349,19 @@ def assert_alike(one: Path, other: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["cytoloc", "torchrun", "srun"])
 def test_a_run_of_two_processes_is_that_of_one(
-    start: str, alone: Path, study: Dataset, uneven: pl.DataFrame, tmp_path: Path
+    start: str, alone: Path, study: Dataset, uneven: pl.DataFrame, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     words = [*words_of(study, uneven, tmp_path, ALIKE), "--fold", "1"]
-    both = tmp_path / "two" / "quick-fold1"
-    if start == "torchrun":
+    if start == "cytoloc":
+        started_by_cytoloc(words)
+    elif start == "torchrun":
         # One process starts the run, and two resume it.
         with power_cut(2):
             train_fold(load_recipe("quick", overrides=ALIKE), study, uneven, 1, out=tmp_path / "two")
-        words.append("--resume")
-    STARTS[start](words)
+        started_by_torchrun([*words, "--resume"])
+    else:
+        tmp_path = request.getfixturevalue("by_srun")
+    both = tmp_path / "two" / "quick-fold1"
     assert {path.name for path in both.iterdir()} == {path.name for path in alone.iterdir()}
     assert (tmp_path / "two" / "quick-curve.png").exists()
     assert_alike(both, alone)
@@ -331,15 +371,12 @@ def test_a_run_of_two_processes_is_that_of_one(
 
 @needs_two
 @pytest.mark.slow
-def test_with_batch_norms_the_kept_weights_are_those_that_were_measured(
-    study: Dataset, folds: pl.DataFrame, tmp_path: Path
-) -> None:
-    averaged = ["model.backbone=test_resnet", "schedule.ema=0.9", "select.weights=ema", "schedule.epochs=1"]
-    started_by_cytoloc(words_of(study, folds, tmp_path, [*SETTINGS, *averaged]))
+def test_with_batch_norms_the_kept_weights_are_those_that_were_measured(by_srun: Path, study: Dataset) -> None:
+    folder = by_srun / "norms"
     for number in range(3):
-        path = tmp_path / "two" / f"quick-fold{number}"
+        path = folder / "two" / f"quick-fold{number}"
         model = load(path)
-        split = split_dataset(open_dataset(study.path), read_folds(tmp_path / "folds.csv"), number)
+        split = split_dataset(open_dataset(study.path), read_folds(folder / "folds.csv"), number)
         held = FieldBatches(study, split.held_out)
         loss = location_loss(load_recipe("quick").loss)
         with torch.inference_mode():

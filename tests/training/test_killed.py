@@ -18,10 +18,12 @@ from cytoloc.prediction_files import read_predictions
 from tests.training.conftest import few_of, state_of
 
 CHILD = """
-import os, signal, sys
+import gc, os, signal, sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+# What is imported is kept, so that the garbage collector has nothing to do.
+gc.disable()
 import torch
 from cytoloc.dataset.store import open_dataset
 from cytoloc.curation.folds_file import read_folds
@@ -30,8 +32,8 @@ from cytoloc.training.options import TrainOptions
 from cytoloc.training.run import train as train_runs
 
 torch.set_num_threads(1)
-# What Lightning imports in its first training, if it is there: here once, not in each process below.
-for name in ("adlfs", "gcsfs", "s3fs"):
+# What the first training imports, if it is there: here once, not in each process below.
+for name in ("adlfs", "gcsfs", "s3fs", "pandas", "pyarrow.parquet"):
     if find_spec(name):
         import_module(name)
 dataset, folds, whole, killed = map(Path, sys.argv[1:])

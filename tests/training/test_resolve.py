@@ -136,6 +136,10 @@ EXPECTED: dict[str, tuple[losses.Loss, list[str]]] = {
     "symmetric_focal": (partial(losses.symmetric_focal_loss, gamma=1.3), ["loss.gamma=1.3"]),
     "cross_entropy": (losses.cross_entropy_loss, []),
     "hard_cross_entropy": (partial(losses.hard_cross_entropy_loss, hardest=7), ["loss.hardest=7"]),
+    "generalized_cross_entropy": (
+        partial(losses.generalized_cross_entropy_loss, exponent=0.4),
+        ["loss.exponent=0.4"],
+    ),
     "lovasz": (losses.lovasz_hinge_loss, []),
     "symmetric_lovasz": (losses.symmetric_lovasz_loss, []),
     "macro_f1": (losses.macro_f1_loss, []),

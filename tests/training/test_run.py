@@ -24,7 +24,7 @@ from cytoloc.training.module import Learner
 from cytoloc.training.resolve import resolve_recipe
 from tests.training.conftest import EVERYTHING, network_of, power_cut, same, state_of, stop_in, tiny, train_fold
 
-SMALL = ["image.size=64", "model.backbone=resnet10t", "model.weights=none", "select.tta=2", "schedule.batch_size=8"]
+SMALL = ["image.size=64", "model.backbone=test_resnet", "model.weights=none", "select.tta=2", "schedule.batch_size=8"]
 
 
 def small(*overrides: str) -> Recipe:

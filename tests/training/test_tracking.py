@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import threading
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,14 @@ needs_mlflow = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in NEEDED),
     reason="cytoloc[mlflow] is not installed",
 )
+
+
+@pytest.fixture(scope="module")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an MLflow database without runs, to be copied: MLflow takes seconds to make one."""
+    path = tmp_path_factory.mktemp("mlflow") / "new.db"
+    open_tracking(path)
+    return path
 
 
 def client_of(database: Path) -> Any:
@@ -69,9 +78,9 @@ def test_a_run_is_tracked_with_its_parameters_measures_and_files(
 
 @needs_mlflow
 def test_a_resumed_run_continues_the_same_run(
-    study: Dataset, folds: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Dataset, folds: pl.DataFrame, new_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database = tmp_path / "mlflow.db"
+    database, other = (Path(shutil.copy(new_database, tmp_path / name)) for name in ("mlflow.db", "other.db"))
     end = EpochLog.on_train_epoch_end
 
     def stop(log: EpochLog, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -87,7 +96,7 @@ def test_a_resumed_run_continues_the_same_run(
     assert run.info.status == "FAILED"
     assert json.loads((tmp_path / "quick-fold1" / "mlflow.json").read_text())["run_id"] == run.info.run_id
     with pytest.raises(TrainingError, match="has no MLflow run"):
-        train_fold(tiny("schedule.epochs=3"), study, folds, 1, out=tmp_path, resume=True, mlflow=tmp_path / "other.db")
+        train_fold(tiny("schedule.epochs=3"), study, folds, 1, out=tmp_path, resume=True, mlflow=other)
     train_fold(tiny("schedule.epochs=3"), study, folds, 1, out=tmp_path, resume=True, mlflow=database)
     (again,) = runs_in(database)
     assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
@@ -235,7 +244,8 @@ def test_a_file_that_is_no_database_is_refused_before_a_run_begins(
 
 
 @needs_mlflow
-def test_a_database_that_takes_no_more_is_named(tmp_path: Path) -> None:
+def test_a_database_that_takes_no_more_is_named(new_database: Path, tmp_path: Path) -> None:
+    shutil.copy(new_database, tmp_path / "mlflow.db")
     tracked = MlflowRun(tmp_path / "mlflow.db", tmp_path)
     (tmp_path / "mlflow.db").write_bytes(b"gone" * 4096)
     with pytest.raises(TrainingError, match=r"MLflow cannot record .* in .*mlflow\.db") as caught:

@@ -56,6 +56,7 @@ def import_own(cli: Cli, folder: Path, channels: tuple[str, ...], out: Path) -> 
     assert done.code == 0, done.err
 
 
+@pytest.mark.usefixtures("short_steps")
 def test_six_own_locations_from_files_to_a_bundle(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw(tmp_path / "plate", CHANNELS)
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,6 @@ from typing import get_args
 
 import numpy as np
 import polars as pl
-from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
 from cytoloc._typing import BoolArray, IntArray
 from cytoloc.choices import GroupBy, check_type, refuse_unknown
@@ -55,6 +54,9 @@ def make_folds(
         SettingsError: If ``group_by`` is unknown.
         TableError: If there are fewer groups than folds, a flag is unknown, or no pair contains a field.
     """
+    # It imports scikit-learn and pandas, which training does not need.
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
     refuse_unknown(group_by, get_args(GroupBy), argument="group_by")
     check_type(k, int, argument="k")
     check_type(seed, int, argument="seed")

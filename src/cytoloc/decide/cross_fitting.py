@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from cytoloc.decide.calibration import Calibration, fit_calibration
 from cytoloc.decide.ensembles import Ensemble, fit_ensemble
@@ -153,7 +155,7 @@ def nested_cross_fit(method: Method, stack: Floats, truth: Bools, parts: Ints) -
     Returns:
         The probabilities and thresholds.
     """
-    with threadpool_limits(1):
+    with one_thread():
         start = fit_probabilities(method, stack, truth)
     numbers = np.unique(parts).tolist()
     probabilities = out_of_fold_probabilities(method, stack, truth, parts, start=start)
@@ -176,9 +178,20 @@ def nested_cross_fit(method: Method, stack: Floats, truth: Bools, parts: Ints) -
     return NestedCrossFit(probabilities, thresholds)
 
 
+def one_thread() -> AbstractContextManager[Any]:
+    """Return a context in which linear algebra uses one thread, because the matrix products are too small for more."""
+    limits: AbstractContextManager[Any] = _thread_pools().limit(limits=1)
+    return limits
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """Return the thread pools of the loaded libraries. To find them takes longer than a small fit."""
+    return ThreadpoolController()
+
+
 def _in_two_threads(work: Callable[[Work], None], items: list[Work]) -> None:
-    # The matrix products are too small for several threads of the linear algebra library, so each worker uses one.
-    with threadpool_limits(1), ThreadPoolExecutor(2) as pool:
+    with one_thread(), ThreadPoolExecutor(2) as pool:
         for _ in pool.map(work, items):
             pass
 

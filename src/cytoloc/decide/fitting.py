@@ -7,10 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, overload
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from cytoloc.decide.coverage import check_coverage, fit_coverage
-from cytoloc.decide.cross_fitting import assign_parts, fit_probabilities, out_of_fold_probabilities, select_method
+from cytoloc.decide.cross_fitting import (
+    assign_parts,
+    fit_probabilities,
+    one_thread,
+    out_of_fold_probabilities,
+    select_method,
+)
 from cytoloc.decide.decision import Decision, provenance_of, with_provenance
 from cytoloc.decide.inputs import (
     Bools,
@@ -110,7 +115,7 @@ def _fit(given: LabeledMembers, method: Method | Auto, rules: Rules, *, interval
         method = selection.method
         fitted_on |= {"candidates": selection.candidates, "reason": selection.reason}
         fitted_on |= {"candidates_compared_on": selection.fields}
-    with threadpool_limits(1):
+    with one_thread():
         model = fit_probabilities(method, stack, truth)
     parts = assign_parts(keys, groups)
     if method.fits_probabilities and parts.max() < 1:
