@@ -467,7 +467,6 @@ def card_page(name: str) -> str:
     """Return a model card that is packed in a built-in model; links to research notes lead to the repository."""
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     text = text.replace("# The built-in model", "# Card of the built-in model", 1)
-    text = text.replace("](builtin.md)", "](built-in-model-card.md)")
     return re.sub(r"\]\((\w+\.md)", rf"]({REPOSITORY}/blob/main/research/\1", text)
 
 

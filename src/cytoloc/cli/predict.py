@@ -218,6 +218,7 @@ def predict(
 
     if strict_inputs and force:
         raise SettingsError("--strict-inputs and --force exclude each other.", hint="Give one of them.")
+    part, share, substitutes = parse_shard(shard), parse_share(max_failed), parse_substitutes(absent or [])
     for_parts = shard != "1/1" or part_fields != PART_FIELDS or json_log or metrics_file is not None
     into_parts = _check_outputs(
         out, locations, table, for_file=strict, for_parts=for_parts, ray=ray is not None, device=device
@@ -226,16 +227,16 @@ def predict(
     for source in sources:
         if isinstance(source, DatasetSource):
             warn_if_unfinished(source.dataset)
-    # Networks take seconds to import, so the arguments are checked before.
+    # Networks take seconds to import, so arguments and inputs are checked before.
     from cytoloc.predict.cluster import RayWorkers
     from cytoloc.predict.loading import load
     from cytoloc.predict.streaming import StreamOptions
 
     options = StreamOptions(
         part_fields=part_fields,
-        shard=parse_shard(shard),
-        max_failed=parse_share(max_failed),
-        absent=parse_substitutes(absent or []),
+        shard=part,
+        max_failed=share,
+        absent=substitutes,
         tta=int(tta) if tta else None,
         batch_size=batch_size,
         precision=precision,

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 
-from cytoloc.choices import check_type, is_builtin
+from cytoloc.choices import BUILTINS, check_type, is_builtin, near
 from cytoloc.dataset.store import Dataset, open_dataset
 from cytoloc.decide.decision import Decision, read_decision, write_decision
 from cytoloc.errors import CytolocError, FormatError, SettingsError
@@ -189,8 +189,17 @@ def builtin_bundle(name: str = "builtin") -> Path:
 
 
 def bundle_path(path: str | Path) -> Path:
-    """Return the file that a path means: the bundle of a built-in model, if it is a name of one, else the path."""
-    return builtin_bundle(str(path)) if is_builtin(path) else Path(path)
+    """Return the file that a path means: the bundle of a built-in model, if it is a name of one, else the path.
+
+    Raises:
+        FormatError: If the path does not exist, and resembles the name of a built-in model.
+    """
+    if is_builtin(path):
+        return builtin_bundle(str(path))
+    place = Path(path)
+    if str(path).startswith("builtin") and not place.suffix and not place.exists():
+        raise FormatError(f"There is no model {path}.", hint=near(str(path), BUILTINS))
+    return place
 
 
 @dataclass(frozen=True, kw_only=True)

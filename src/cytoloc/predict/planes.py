@@ -78,7 +78,9 @@ def find_planes(
             )
     missing = [name for name in wanted if name not in given and name not in substitutes]
     if missing:
-        fitting = [f", such as {name}" for name, channels in BUILTINS.items() if set(channels) <= set(given)]
+        # The built-in models are named to users of a built-in model only.
+        others = BUILTINS if tuple(wanted) in BUILTINS.values() else {}
+        fitting = [f", such as {name}" for name, channels in others.items() if set(channels) <= set(given)]
         raise ChannelError(
             f"The model needs the channels {', '.join(wanted)}, but {where} has {', '.join(given)}.",
             hint=f"Use a model that was trained on these channels{''.join(fitting[:1])}, or give a substitute for each"

@@ -265,8 +265,9 @@ def _write_tables(
     if nearest:
         table = pl.concat([each.to_polars() for each in nearest])
         if labeled is not None:
-            labels = [labeled.labels[labeled.row(name)] for name in table["neighbor"].to_list()]
-            texts = [None if known is None else "; ".join(each.name for each in known) for known in labels]
+            known = labeled.labels
+            labels = [known[labeled.row(name)] for name in table["neighbor"].to_list()]
+            texts = [None if own is None else "; ".join(each.name for each in own) for own in labels]
             table = table.with_columns(pl.Series("locations", texts, pl.String))
         table.write_csv(folder / "neighbors.csv", float_precision=4)
     if rejected:
