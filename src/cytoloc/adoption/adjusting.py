@@ -61,7 +61,7 @@ def adjust(
     were compared with the model before it was adjusted.
 
     Args:
-        model: A bundle, or ``"builtin"``.
+        model: A bundle, or the name of a built-in model, such as ``"builtin"``.
         datasets: One or more datasets of typical images; at least 50 fields each. At most 1,200 fields of each are
             used.
         out: The new file, which must end in ``.cytoloc``.

@@ -19,7 +19,10 @@ def adjust(
     model: Annotated[
         Path,
         typer.Argument(
-            help="Model: builtin (comes with cytoloc), or a bundle (.cytoloc).", metavar="MODEL", show_default=False
+            help="Model: a built-in model (builtin, builtin-protein-nucleus or builtin-protein), or a bundle"
+            " (.cytoloc).",
+            metavar="MODEL",
+            show_default=False,
         ),
     ],
     datasets: Annotated[

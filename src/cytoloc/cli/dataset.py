@@ -31,8 +31,8 @@ def info(
     path: Annotated[
         str,
         typer.Argument(
-            help="File or folder to describe: a dataset (also a URL), run, folder of runs, bundle, builtin,"
-            " predictions, decision, recipe or CSV file.",
+            help="File or folder to describe: a dataset (also a URL), run, folder of runs, bundle, a built-in model"
+            " (builtin, …), predictions, decision, recipe or CSV file.",
             metavar="PATH",
         ),
     ],

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cytoloc.cli.console import counted, note, progress, require_nets
-from cytoloc.cli.predict import DeviceName
+from cytoloc.cli.predict import DeviceName, ModelPath
 from cytoloc.memory import keep_freed_memory
 
 
@@ -18,13 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def embed(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            help="Model: builtin (comes with cytoloc), a bundle (.cytoloc), a run, or a folder of runs.",
-            metavar="MODEL",
-        ),
-    ],
+    model: ModelPath,
     inputs: Annotated[
         list[str],
         typer.Argument(help="Datasets, or folders of image files, as for `cytoloc predict`.", metavar="INPUT…"),

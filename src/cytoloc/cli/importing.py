@@ -10,7 +10,7 @@ import typer
 
 from cytoloc.choices import Resample, Square
 from cytoloc.cli.console import as_flags, counted, note, progress, terminated_as_interrupted
-from cytoloc.cli.members import LabelSetOption
+from cytoloc.cli.members import LabelSetOption, Strict
 
 if TYPE_CHECKING:
     from cytoloc.dataset.from_files import FileSource
@@ -126,9 +126,6 @@ ResampleOption = Annotated[
         help="How larger images are scaled down: by area means, or by the nearest pixel, as the 512 px files of the"
         " 2018 Kaggle competition were made."
     ),
-]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Stop at the first field that cannot be read, instead of skipping it.")
 ]
 Depth = Literal["field", "import"]
 DepthOption = Annotated[

@@ -1,4 +1,4 @@
-"""Options that several commands share: predictions, ensemble members, labels, the label set, and JSON output."""
+"""Options that several commands share: predictions, ensemble members, labels, label set, JSON, and `--strict`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ LabelSetOption = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first field that cannot be read, instead of skipping it.")
+]
 PredictionPaths = Annotated[
     list[Path] | None,
     typer.Argument(

@@ -24,12 +24,12 @@ from cytoloc.cli.importing import (
     SkipKnown,
     SomeLabelsOption,
     SquareOption,
-    Strict,
     TargetUm,
     parse_plane,
     preview_fields,
     run,
 )
+from cytoloc.cli.members import Strict
 
 
 def register(importing: typer.Typer) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from cytoloc.choices import Resample
 from cytoloc.cli.console import as_flags, counted, note, progress, require_nets, warn_if_unfinished
-from cytoloc.cli.importing import Strict
+from cytoloc.cli.members import Strict
 from cytoloc.cli.streaming import PART_FIELDS, parse_shard, parse_share, predict_into_parts
 from cytoloc.errors import FailedFieldsError, SettingsError
 from cytoloc.memory import keep_freed_memory
@@ -90,7 +90,7 @@ LocationsOut = Annotated[
     Path | None,
     typer.Option(
         help="Also write the predicted locations to this new CSV file with columns Id,Predicted. The model must"
-        " have a decision: builtin, or a bundle with one."
+        " have a decision: a built-in model, or a bundle with one."
     ),
 ]
 TableOut = Annotated[
@@ -208,8 +208,8 @@ def predict(
 
     Example: `cytoloc predict model.cytoloc 'plates/*.dataset' --out s3://bucket/predictions --ray 16 --ray-cpus 4`
 
-    Example: `cytoloc predict builtin two-channels.dataset --absent er=zero --absent microtubules=zero --out
-    predictions.parquet`
+    Example: `cytoloc predict builtin-protein-nucleus two-channels.dataset --out predictions.parquet --locations
+    locations.csv`
     """
     require_nets()
     keep_freed_memory()

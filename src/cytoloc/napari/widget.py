@@ -98,7 +98,11 @@ class PredictWidget(Container[Any]):
     def __init__(self, viewer: Any) -> None:
         self._viewer = viewer
         self._model: Model | None = None
-        self._path = LineEdit(label="Model", value="builtin", tooltip="builtin, a bundle (.cytoloc), or a run")
+        self._path = LineEdit(
+            label="Model",
+            value="builtin",
+            tooltip="builtin, builtin-protein-nucleus, builtin-protein, a bundle (.cytoloc), or a run",
+        )
         self._load_button = PushButton(text="Load the model")
         self._channels = Container[ComboBox](labels=True)
         self._maps = CheckBox(text="Add maps of the predicted locations", value=True)
