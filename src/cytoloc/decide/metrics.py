@@ -41,6 +41,7 @@ def macro_f1(predicted: Bools, truth: Bools) -> float:
     >>> macro_f1(np.array([[True, False]]), np.array([[True, False]]))
     0.5
     """
+    # Imported late, because it takes long and few need it.
     from sklearn.metrics import f1_score
 
     return float(f1_score(truth, predicted, average="macro", zero_division=0))
@@ -71,6 +72,7 @@ def class_table(
 
 def class_measures(predicted: Bools, truth: Bools, probabilities: NDArray[np.floating] | None = None) -> pl.DataFrame:
     """Return the table of :func:`class_table` without the columns of names."""
+    # Imported late, because it takes long and few need it.
     from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
     precision, recall, f1, positives = precision_recall_fscore_support(truth, predicted, zero_division=0)
@@ -99,6 +101,7 @@ def class_measures(predicted: Bools, truth: Bools, probabilities: NDArray[np.flo
 
 def class_f1(predicted: Bools, truth: Bools) -> Floats:
     """Return the F1 of each class, 0 for a class that is neither true nor predicted."""
+    # Imported late, because it takes long and few need it.
     from sklearn.metrics import f1_score
 
     return np.asarray(f1_score(truth, predicted, average=None, zero_division=0), np.float64)
@@ -128,6 +131,7 @@ def overall(
         Micro and macro precision, recall and F1. With probabilities also mean average precision, ROC AUC, calibration
         error, and ``coverage_error``: the mean number of top-ranked locations that are needed to include all true ones.
     """
+    # Imported late, because it takes long and few need it.
     from sklearn.metrics import coverage_error, precision_recall_fscore_support
 
     precision, recall, f1, _ = precision_recall_fscore_support(truth, predicted, average="micro", zero_division=0)
