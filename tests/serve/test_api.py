@@ -61,7 +61,7 @@ def test_the_same_image_gives_the_same_numbers_in_all_forms(
     expected = builtin.predict(field)
     by_key = dict(zip(expected.label_set.keys, expected.probabilities[0].tolist(), strict=True))
     tifffile.imwrite(tmp_path / "all.tif", field, metadata={"axes": "CYX"}, photometric="minisblack")
-    tiff = {"image": ("all.tif", (tmp_path / "all.tif").read_bytes())}
+    tiff = {"image": (r"C:\plates\C03_2.ome.tif", (tmp_path / "all.tif").read_bytes())}
     pngs = [(name, (path.name, path.read_bytes())) for name, path in png_files(field, tmp_path).items()]
     answers = {
         "one PNG per channel": server.client.post("/v1/predict", files=pngs),
@@ -84,6 +84,7 @@ def test_the_same_image_gives_the_same_numbers_in_all_forms(
         assert max(abs(found[key] - value) for key, value in by_key.items()) < 1e-4, what
     first = answers["one PNG per channel"].json()["fields"][0]
     assert first["id"] == "C03_protein"
+    assert answers["TIFF"].json()["fields"][0]["id"] == "C03_2"
     decided = {each["name"] for each in first["locations"] if each["predicted"]}
     assert decided == {each.name for each in expected.locations[0]}
     thresholds = expected.provenance["thresholds"]
