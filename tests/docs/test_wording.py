@@ -1,4 +1,4 @@
-"""The sentences of the documentation are short."""
+"""The sentences and the lines of the documentation are short."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from tests.docs.pages import DOCS, PAGES, ROOT
 from tests.test_wording import MAX_WORDS
 
 TEXTS = [*PAGES, *ROOT.glob("*.md"), *(ROOT / "research").glob("*.md")]
+# The cards are packed in the built-in models, so they change only with them.
+CARDS = {DOCS / "builtin.md", DOCS / "builtin-fewer-channels.md"}
+MAX_LINE = 120
 
 
 def sentences(text: str) -> list[str]:
@@ -31,6 +34,22 @@ def test_sentences_of_a_page_are_separate() -> None:
 def test_pages_have_no_long_sentences(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     long = [each for each in sentences(text) if len(each.split()) > MAX_WORDS]
-    # The card is packed in the built-in model, so one sentence waits for the next packing.
-    assert len(long) <= (path == DOCS / "builtin.md")
-    assert all(each.startswith("If it is adjusted to the images of one half") for each in long)
+    assert long == []
+
+
+def long_lines(text: str) -> list[str]:
+    """Return the lines of prose with more than 120 characters, without tables, code, headings and single links."""
+    prose = re.sub(r"(?ms)^ *```.*?^ *```", "", text)
+    others = re.compile(r"\s*(?:\||#|(?:[-*] |\d+\. )?!?\[[^]]*\]\([^)]*\)[.,;:]?$)")
+    return [line for line in prose.splitlines() if len(line) > MAX_LINE and not others.match(line)]
+
+
+def test_long_lines_are_found() -> None:
+    word = "a" * 121
+    page = f"# {word}\n\n- {word}\n\n| {word} |\n\n[b]({word}).\n\n```bash\n{word}\n```\n\nc [b]({word})\n{word[1:]}\n"
+    assert long_lines(page) == [f"- {word}", f"c [b]({word})"]
+
+
+@pytest.mark.parametrize("path", sorted({*TEXTS} - CARDS), ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_have_no_long_lines(path: Path) -> None:
+    assert long_lines(path.read_text(encoding="utf-8")) == []
