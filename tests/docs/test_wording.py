@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import DOCS, PAGES, ROOT
+from tests.docs.pages import PAGES, ROOT
 from tests.test_wording import MAX_WORDS
 
 TEXTS = [*PAGES, *ROOT.glob("*.md"), *(ROOT / "research").glob("*.md")]
-# The cards are packed in the built-in models, so they change only with them.
-CARDS = {DOCS / "builtin.md", DOCS / "builtin-fewer-channels.md"}
 MAX_LINE = 120
 
 
@@ -50,6 +48,6 @@ def test_long_lines_are_found() -> None:
     assert long_lines(page) == [f"- {word}", f"c [b]({word})"]
 
 
-@pytest.mark.parametrize("path", sorted({*TEXTS} - CARDS), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_pages_have_no_long_lines(path: Path) -> None:
     assert long_lines(path.read_text(encoding="utf-8")) == []
