@@ -125,7 +125,7 @@ def test_arrays_datasets_and_the_command_give_the_same(
     refused = cli(
         "predict", path, study.path, "--uncalibrated", "--out", tmp_path / "v.parquet", "--locations", "v.csv"
     )
-    assert (refused.code, "--uncalibrated gives probabilities but no locations" in refused.err) == (2, True)
+    assert (refused.code, "no locations, because --uncalibrated was given" in refused.err) == (2, True)
     written = read_labels(tmp_path / "l.csv", LabelSet.hpa28(), column="Predicted")
     assert list(written.values()) == [tuple(int(place.key) for place in row) for row in of_dataset.locations]
 

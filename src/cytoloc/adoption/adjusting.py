@@ -93,21 +93,15 @@ def adjust(
     out = Path(out)
     check_bundle_path(out)
     opened = _opened(datasets)
-    path = bundle_path(model)
-    bundle = open_bundle(path)
-    info, networks, _ = read_bundle(path)
+    bundle = open_bundle(bundle_path(model))
+    info, networks, _ = read_bundle(bundle.path)
     for member, network in zip(bundle.header.members, networks, strict=True):
         if not _normalizing(network):
             raise SettingsError(
                 f"The network {member.name} cannot be adjusted, because it has no batch normalization.",
                 hint="Fine-tune the model on labeled images instead.",
             )
-    enlarged_px = None if enlarge is None else max(info.size, 8 * round(info.size * enlarge / 8))
-    if enlarged_px is not None and enlarged_px > MOST_ENLARGED_PX:
-        raise SettingsError(
-            f"`enlarge` is {enlarge:g}, which makes images of {enlarged_px} px.",
-            hint=f"Give a factor that makes images of at most {MOST_ENLARGED_PX} px.",
-        )
+    enlarged_px = None if enlarge is None else _enlarged_px(info.size, enlarge)
     images = [_typical_images(info, dataset) for dataset in opened]
     parts = {name: part for name, part in bundle.parts.items() if name != INT8_REPORT and not name.endswith(INT8)}
     members = [
@@ -132,6 +126,17 @@ def adjust(
     listed = {name: Part.of(content) for name, content in parts.items()}
     write_archive(out, bundle.header.model_copy(update={"members": members, "parts": listed}), parts)
     return out
+
+
+def _enlarged_px(size: int, factor: float) -> int:
+    """Return the edge length of images that are enlarged by a factor: a multiple of 8 pixels, at least ``size``."""
+    enlarged_px = max(size, 8 * round(size * factor / 8))
+    if enlarged_px > MOST_ENLARGED_PX:
+        raise SettingsError(
+            f"`enlarge` is {factor:g}, which makes images of {enlarged_px} px.",
+            hint=f"Give a factor that makes images of at most {MOST_ENLARGED_PX} px.",
+        )
+    return enlarged_px
 
 
 def _opened(datasets: str | Path | Dataset | Sequence[str | Path | Dataset]) -> list[Dataset]:

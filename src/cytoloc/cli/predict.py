@@ -206,10 +206,7 @@ def predict(
 
     Example: `cytoloc predict model.cytoloc 'plates/*.dataset' --out predictions/ --shard 2/8`
 
-    Example: `cytoloc predict model.cytoloc 'plates/*.dataset' --out s3://bucket/predictions --ray 16 --ray-cpus 4`
-
-    Example: `cytoloc predict builtin-protein-nucleus two-channels.dataset --out predictions.parquet --locations
-    locations.csv`
+    Example: `cytoloc predict builtin-protein-nucleus two-channels.dataset --out predictions.parquet`
     """
     require_nets()
     keep_freed_memory()
@@ -246,13 +243,11 @@ def predict(
         device, precision = "cpu", "float32"
     unusual: Unusual = "refuse" if strict_inputs else "decide" if force else "mark"
     loaded = load(model, device=device, precision=precision, engine=engine, unusual=unusual, resample=resample)
-    if uncalibrated:
-        loaded = loaded.without_decision()
+    loaded = loaded.without_decision() if uncalibrated else loaded
     if locations and loaded.decision is None:
+        why = "--uncalibrated was given" if uncalibrated else "it contains no decision"
         raise SettingsError(
-            f"{model} predicts probabilities but no locations, because it contains no decision."
-            if not uncalibrated
-            else "--uncalibrated gives probabilities but no locations.",
+            f"{model} predicts probabilities but no locations, because {why}.",
             hint="Remove --locations, and then run `cytoloc decide apply`.",
         )
     if into_parts:
