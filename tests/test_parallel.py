@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from cytoloc.errors import WorkerError
-from cytoloc.parallel import in_order, processes
+from cytoloc.parallel import in_order, one_ahead, processes
 
 
 def test_results_keep_their_order() -> None:
@@ -43,6 +44,23 @@ def test_an_error_comes_out_and_a_lent_pool_stays_open() -> None:
         with pytest.raises(ZeroDivisionError):
             list(in_order(lambda number: 1 // number, [1, 0, 1], pool=pool))
         assert pool.submit(int, "3").result() == 3
+
+
+def test_nobody_waits_for_threads_whose_results_are_not_needed() -> None:
+    # The garbage collector may close a generator, and must not wait then; see `in_order`.
+    go, ended = Event(), []
+
+    def slow(number: int) -> int:
+        if number:
+            go.wait(10)
+            ended.append(number)
+        return number
+
+    for results in (in_order(slow, range(99)), one_ahead(map(slow, range(99)))):
+        assert next(results) == 0
+        results.close()  # type: ignore[attr-defined]
+    assert ended == []
+    go.set()
 
 
 def test_stopping_is_left_to_the_process_that_started_the_others() -> None:

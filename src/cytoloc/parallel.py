@@ -27,7 +27,8 @@ def in_order(
 ) -> Iterator[Result]:
     """Yield ``function(item)`` for each item, in order, computing a few items ahead.
 
-    Unlike ``Executor.map``, items are taken one by one, so memory does not grow with their number.
+    Unlike ``Executor.map``, items are taken one by one, so memory does not grow with their number. If the caller stops
+    early, calls that have begun end in the background.
 
     Args:
         function: The function, which is called in the pool.
@@ -60,11 +61,15 @@ def in_order(
         for future in waiting:
             future.cancel()
         if pool is None:
-            executor.shutdown()
+            # The garbage collector may close this generator at any moment, even while a thread that starts holds a lock
+            # of the module threading. Waiting for other threads then takes the same lock, and never ends.
+            executor.shutdown(wait=False)
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
     """Yield items in order, while the next item is made in another thread.
+
+    If the caller stops early, an item that has begun ends in the background.
 
     Args:
         items: The items.
@@ -73,11 +78,14 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
         The items.
     """
     end = object()
-    with ThreadPoolExecutor(1) as pool:
+    pool = ThreadPoolExecutor(1)
+    try:
         waiting: Future[Any] = pool.submit(next, items, end)
         while (item := waiting.result()) is not end:
             waiting = pool.submit(next, items, end)
             yield item
+    finally:
+        pool.shutdown(wait=False)  # for the same reason as in `in_order`
 
 
 def processes() -> ProcessPoolExecutor:

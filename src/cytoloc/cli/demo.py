@@ -27,6 +27,9 @@ def demo(
         int, typer.Option(help="Number of simulated fields to train on; a third as many are test fields.", min=30)
     ] = 480,
     epochs: Annotated[int, typer.Option(help="Number of training epochs.", min=1)] = 6,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the training fields; the test fields take the next number.", min=0)
+    ] = 1,
 ) -> None:
     """Run the whole workflow on simulated cells, without data of your own, in about five minutes on two CPU cores.
 
@@ -41,7 +44,7 @@ def demo(
     from cytoloc.files import FileFormat, read_json, write_json
 
     require_nets()
-    settings = {"fields": fields, "epochs": epochs}
+    settings = {"fields": fields, "epochs": epochs, "seed": seed}
     demo_format = FileFormat("cytoloc-demo", 1)
     mark = out / "demo.json"
     if not out.exists():
@@ -81,7 +84,7 @@ def is_done(words: list[str]) -> bool:
     return is_complete(out) if words[0] == "import" else out.exists()
 
 
-def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
+def steps(out: Path, *, fields: int, epochs: int, seed: int) -> list[str]:
     """Return the commands of the demo, in order.
 
     The decision combines the fine-tuned networks with the built-in model, which few fields of rare locations mislead
@@ -91,8 +94,8 @@ def steps(out: Path, *, fields: int, epochs: int) -> list[str]:
     o = shlex.quote(str(out))
     table = "" if (out / "classes.csv").exists() else f" --table {o}/classes.csv"
     return [
-        f"simulate --fields {fields} --seed 1 --size 256 --evenness 0.5 --format kaggle --out {o}/train",
-        f"simulate --fields {fields // 3} --seed 2 --size 256 --evenness 0.5 --format kaggle --out {o}/test",
+        f"simulate --fields {fields} --seed {seed} --size 256 --evenness 0.5 --format kaggle --out {o}/train",
+        f"simulate --fields {fields // 3} --seed {seed + 1} --size 256 --evenness 0.5 --format kaggle --out {o}/test",
         f"import kaggle {o}/train --labels {o}/train/labels.csv --size 128 --out {o}/train.dataset",
         f"import kaggle {o}/test --labels {o}/test/labels.csv --size 128 --out {o}/test.dataset",
         f"folds {o}/train.dataset -k 2 --pairs {o}/train/pairs.csv --out {o}/folds.csv",

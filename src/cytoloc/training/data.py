@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -21,6 +20,7 @@ from cytoloc.curation.folds_file import check_table, read_folds
 from cytoloc.dataset.store import Dataset
 from cytoloc.errors import SettingsError, TrainingError
 from cytoloc.labels.label_set import LabelSet
+from cytoloc.parallel import one_ahead
 from cytoloc.recipes.recipe import Recipe
 from cytoloc.training.distributed import SINGLE, Processes
 
@@ -175,17 +175,14 @@ class ReadAhead(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch's own iterator keeps what workers need
         self.waited = 0.0
-        batches = super().__iter__()
-        with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(next, batches, None)
-            while True:
-                asked = time.perf_counter()
-                batch = coming.result()
-                self.waited += time.perf_counter() - asked
-                if batch is None:
-                    return
-                coming = reader.submit(next, batches, None)
-                yield batch
+        batches = one_ahead(super().__iter__())
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
 
 
 def batch_loader(
