@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.client import HTTPConnection
+from threading import local
 from typing import Annotated, Final
 
 import httpx
@@ -31,6 +33,8 @@ from cytoloc.serve.running import listening, serve_model
 from cytoloc.serve.settings import ServeSettings
 from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.plan import plan_one
+
+HOST: Final = "127.0.0.1"
 
 CLIENTS: Final = 16
 BATCH: Final = 16
@@ -54,32 +58,39 @@ def random_model(backbone: str, size: int) -> Model:
 
 def _serve(backbone: str, size: int, port: int) -> None:
     """Serve a model with random weights, until the process is ended."""
-    settings = ServeSettings(port=port, requests_per_minute=1_000_000, batch_size=BATCH, kept_mb=64)
+    settings = ServeSettings(port=port, requests_per_minute=1_000_000, kept_mb=64)
     serve_model(random_model(backbone, size), settings=settings)
 
 
 @contextmanager
-def _service(backbone: str, size: int) -> Iterator[str]:
-    """Run the service in another process, and yield its address."""
-    with listening("127.0.0.1", 0) as free:
+def _service(backbone: str, size: int) -> Iterator[int]:
+    """Run the service in another process, and yield its port."""
+    with listening(HOST, 0) as free:
         port = free.getsockname()[1]
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(backbone, size, port))
     process.start()
-    address = f"http://127.0.0.1:{port}"
     try:
         while True:
             if not process.is_alive():
                 raise WorkerError("The service ended unexpectedly.")
             try:
-                httpx.get(f"{address}/healthz", timeout=1)
+                httpx.get(f"http://{HOST}:{port}/healthz", timeout=1)
             except httpx.TransportError:
                 time.sleep(0.2)
             else:
                 break
-        yield address
+        yield port
     finally:
         process.terminate()
         process.join()
+
+
+def _request(field: UInt8Array) -> tuple[bytes, dict[str, str]]:
+    """Return the body and the headers of a request for predictions of a field."""
+    stream = io.BytesIO()
+    np.save(stream, field)
+    request = httpx.Request("POST", "http://x", files={"image": ("a.npy", stream.getvalue())}, data={"tta": "1"})
+    return request.read(), {"Content-Type": request.headers["Content-Type"]}
 
 
 def bench_service(backbone: str, size: int, *, fields: int, rounds: int) -> list[Way]:
@@ -95,11 +106,7 @@ def bench_service(backbone: str, size: int, *, fields: int, rounds: int) -> list
         The speed of both.
     """
     pixels = simulated(size)
-    contents = []
-    for field in pixels:
-        stream = io.BytesIO()
-        np.save(stream, field)
-        contents.append(stream.getvalue())
+    requests = [_request(field) for field in pixels]
     model = random_model(backbone, size)
     many = np.concatenate([pixels] * (BATCH // SEVERAL))
 
@@ -108,17 +115,19 @@ def bench_service(backbone: str, size: int, *, fields: int, rounds: int) -> list
             model.probabilities(many, tta=1)
         return fields // BATCH * BATCH
 
-    with (
-        _service(backbone, size) as address,
-        httpx.Client(base_url=address, timeout=600, limits=httpx.Limits(max_connections=CLIENTS)) as client,
-        ThreadPoolExecutor(CLIENTS) as clients,
-    ):
+    mine = local()
+
+    with _service(backbone, size) as port, ThreadPoolExecutor(CLIENTS) as clients:
 
         def one(number: int) -> None:
-            content = contents[number % SEVERAL]
-            answer = client.post("/v1/predict", files={"image": ("a.npy", content)}, data={"tta": "1"})
-            if answer.status_code != 200:
-                raise WorkerError(f"The service answered {answer.status_code}: {answer.text}")
+            if not hasattr(mine, "connection"):
+                mine.connection = HTTPConnection(HOST, port, timeout=600)
+            body, headers = requests[number % SEVERAL]
+            mine.connection.request("POST", "/v1/predict", body, headers)
+            answer = mine.connection.getresponse()
+            content = answer.read()
+            if answer.status != 200:
+                raise WorkerError(f"The service answered {answer.status}: {content[:500]!r}")
 
         def service() -> float:
             return float(len(list(clients.map(one, range(fields)))))

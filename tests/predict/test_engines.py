@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,18 @@ def test_engines_give_the_probabilities_of_torch(head: HeadName, fields: UInt8Ar
 
 
 @pytest.mark.slow
+def test_threads_share_an_engine_and_batches_have_any_length(fields: UInt8Array) -> None:
+    model = model_of(network_of("resnet18"), "openvino")
+    whole = model.probabilities(fields, tta=1)
+
+    def part(length: int) -> None:
+        for _ in range(5):
+            np.testing.assert_allclose(model.probabilities(fields[:length], tta=1), whole[:length], atol=1e-5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(part, [1, 3, 5, 8, 9, 17, 21]))
+
+
 def test_engines_compute_every_backbone_of_a_recipe(fields: UInt8Array, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[bytes] = []
 

@@ -129,11 +129,11 @@ def location_answers(
     """
     thresholds: Mapping[str, float] = predictions.provenance.get("thresholds", {})
     knowledge: Mapping[str, str] = predictions.provenance.get("knowledge", {})
-    values, decided = predictions.probabilities[row], predictions.decided
+    values, decided, keys = predictions.probabilities[row], predictions.decided, predictions.label_set.keys
     places: Sequence[int] = np.argsort(-values, kind="stable").tolist()
     return [
         LocationAnswer(
-            key=(key := predictions.label_set.keys[place]),
+            key=(key := keys[place]),
             name=predictions.label_set[place].name,
             go_id=predictions.label_set[place].go_id or "",
             probability=round(float(values[place]), 6),

@@ -1,4 +1,4 @@
-"""Batches of fields from several requests, which one thread computes."""
+"""Batches of fields from several requests, which two threads compute."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ Value = TypeVar("Value")
 WARM_FIELDS: Final = 32
 """Number of fields that are predicted at the start, so that the engine is chosen before the first request."""
 
+AT_ONCE: Final = 2
+"""Number of batches that are computed at the same time, so that no core waits for the end of a batch."""
 
 _PAUSE_S: Final = 0.02
 
@@ -88,8 +90,8 @@ class Batcher:
         self._max_waiting = max_waiting
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._task: asyncio.Task[None] | None = None
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="model")
+        self._tasks: list[asyncio.Task[None]] = []
         self.batches = 0
         self.fields = 0
 
@@ -103,22 +105,22 @@ class Batcher:
         shape = (WARM_FIELDS, len(self.model.channels), self.model.size, self.model.size)
         blank = ArraySource(np.zeros(shape, np.uint8), channels=self.model.channels)
         await self.in_thread(self.model.predict_sources, [blank], tta=1, batch_size=self._batch_size)
-        self._task = asyncio.create_task(self._run())
+        self._tasks = [asyncio.create_task(self._run()) for _ in range(AT_ONCE)]
 
     async def stop(self) -> None:
         """Stop to compute. Fields that wait are refused."""
-        if self._task:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
         for job in self._waiting:
             job.answer.cancel()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
     async def in_thread(
         self, function: Callable[Arguments, Value], *arguments: Arguments.args, **options: Arguments.kwargs
     ) -> Value:
-        """Call a function of the model in the thread that computes, and return its value."""
+        """Call a function of the model in a thread that computes, and return its value."""
         call = partial(function, *arguments, **options)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def predict(
         self,

@@ -178,10 +178,11 @@ class Guard:
         """Receive the rest of a refused request, up to a limit, so that the client reads the answer."""
         if scope["method"] in ("GET", "HEAD"):
             return
-        left, deadline = 2 * self._most_bytes, time.monotonic() + DRAIN_S
+        left, deadline = 2 * self._most_bytes, asyncio.get_running_loop().time() + DRAIN_S
         while left > 0:
             try:
-                message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.001))
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
             except TimeoutError:
                 return
             if message["type"] != "http.request" or not message.get("more_body", False):
@@ -192,14 +193,15 @@ class Guard:
         """Return a function that receives the body of a request, within the limits of size and time."""
         if scope["method"] in ("GET", "HEAD"):
             return receive
-        total, deadline, is_complete = 0, time.monotonic() + self._settings.timeout_s, False
+        total, deadline, is_complete = 0, asyncio.get_running_loop().time() + self._settings.timeout_s, False
 
         async def counted() -> Message:
             nonlocal total, is_complete
             if is_complete:  # waits for the client to go
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.001))
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
             except TimeoutError:
                 raise _RefusedError(
                     408, f"The request did not arrive in {self._settings.timeout_s:g} seconds.", hint="Send it again."

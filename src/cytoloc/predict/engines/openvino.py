@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import local
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from cytoloc.predict.engines.engine import Outputs
 
 FIELDS_PER_REQUEST: Final = 4
-"""Number of fields that one request computes. Several requests run at the same time."""
+"""Maximum number of fields that one request computes. Several requests run at the same time."""
 
 
 class OpenVinoEngine:
@@ -36,22 +37,38 @@ class OpenVinoEngine:
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             },
         )
-        self._queue = openvino.AsyncInferQueue(compiled)
-        self._queue.set_callback(_keep)
+        self._compiled = compiled
+        self._at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._of_thread = local()
 
     def __call__(self, pixels: Tensor) -> Outputs:
-        """Return the outputs for uint8 fields of shape ``(n, channels, size, size)``."""
+        """Return the outputs for uint8 fields of shape ``(n, channels, size, size)``. Several threads may call this."""
         array = np.ascontiguousarray(pixels.cpu().numpy())
-        parts: list[Any] = [None] * -(-len(array) // FIELDS_PER_REQUEST)
-        for number in range(len(parts)):
-            start = number * FIELDS_PER_REQUEST
-            self._queue.start_async({0: array[start : start + FIELDS_PER_REQUEST]}, (parts, number))
-        self._queue.wait_all()
-        logits, features = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
+        # The same number of equal requests for each of those that run at the same time, so that no core waits.
+        rounds = -(-len(array) // (self._at_once * FIELDS_PER_REQUEST))
+        batches = np.array_split(array, min(len(array), self._at_once * rounds))
+        requests = self._requests()
+        outputs = []
+        for number, batch in enumerate(batches):
+            request = requests[number % len(requests)]
+            if number >= len(requests):
+                outputs.append(_outputs(request))
+            request.start_async({0: batch})
+        outputs += [_outputs(requests[number % len(requests)]) for number in range(len(outputs), len(batches))]
+        logits, features = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*outputs, strict=True))
         return Outputs(logits, features)
 
+    def _requests(self) -> list[Any]:
+        """Return the requests of this thread: twice as many as run at the same time, so that the next ones wait."""
+        if not hasattr(self._of_thread, "requests"):
+            self._of_thread.requests = [self._compiled.create_infer_request() for _ in range(2 * self._at_once)]
+        requests: list[Any] = self._of_thread.requests
+        for request in requests:
+            request.wait()  # a call that was interrupted leaves requests that still run
+        return requests
 
-def _keep(request: Any, place: tuple[list[Any], int]) -> None:
-    """Copy the outputs of a finished request, because the next request reuses their memory."""
-    parts, number = place
-    parts[number] = [request.get_output_tensor(index).data.copy() for index in (0, 1)]
+
+def _outputs(request: Any) -> list[Any]:
+    """Wait for a request, and copy its outputs, because its next use overwrites them."""
+    request.wait()
+    return [request.get_output_tensor(index).data.copy() for index in (0, 1)]
