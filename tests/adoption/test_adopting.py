@@ -12,10 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-import torchvision
-from torch import Tensor, nn
 
 import cytoloc
+from benchmarks.adopted import AuthorsDenseNet
 from cytoloc.adoption.published import PUBLISHED, Source
 from cytoloc.dataset.fields import FieldRow
 from cytoloc.dataset.store import Dataset
@@ -49,32 +48,10 @@ PROBABILITIES = [
 ]
 
 
-class TwoTensors(nn.Module):
-    """The published DenseNet121 in the words of torchvision: another implementation of the network."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = torchvision.models.densenet121()
-        self.backbone.features.conv0 = nn.Conv2d(4, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1, self.fc1 = nn.BatchNorm1d(2048), nn.Linear(2048, 1024)
-        self.bn2, self.logit = nn.BatchNorm1d(1024), nn.Linear(1024, 28)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the logits of uint8 fields."""
-        mean, std = (
-            torch.tensor(each)[:, None, None]
-            for each in ((0.074598, 0.050630, 0.050891, 0.076287), (0.122813, 0.085745, 0.129882, 0.119411))
-        )
-        maps = self.backbone.features((pixels / 255 - mean) / std).relu()
-        pooled = torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
-        logits: Tensor = self.logit(self.bn2(self.fc1(self.bn1(pooled)).relu()))
-        return logits
-
-
 @pytest.fixture(scope="module")
 def densenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a file as the authors write it: the backbone twice, its classifier, and facts about the training."""
-    wanted = TwoTensors().state_dict()
+    wanted = AuthorsDenseNet().state_dict()
     state = drawn_state(wanted)
     aliases = {name.replace("backbone.features", "conv1"): value for name, value in state.items() if "conv0" in name}
     path = tmp_path_factory.mktemp("weights") / "d121_i768_final.pth"
@@ -97,10 +74,11 @@ def test_densenet_has_the_published_logits_in_both_variants(adopted: Path, dense
         with torch.inference_mode():
             logits = model.networks[0](fields).numpy()
         np.testing.assert_allclose(logits[:, :5], LOGITS[variant], atol=5e-5)
-    other = TwoTensors().eval()
-    other.load_state_dict(drawn_state(other.state_dict()))
-    with torch.inference_mode():
-        np.testing.assert_allclose(cytoloc.load(adopted).networks[0](fields), other(fields), atol=1e-3)
+        # Another implementation, with torchvision.
+        other = AuthorsDenseNet(is_large=variant == "large").eval()
+        other.load_state_dict(drawn_state(other.state_dict()))
+        with torch.inference_mode():
+            np.testing.assert_allclose(model.networks[0](fields), other(fields), atol=1e-3)
 
 
 @pytest.mark.slow
