@@ -1,10 +1,12 @@
 # cytoloc serve on CPUs: docker build --tag cytoloc .
 FROM python:3.11-slim AS build
+# PyTorch without CUDA. Another index: --build-arg TORCH_INDEX=https://pypi.org/simple
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY src src
 RUN python -m venv /opt/cytoloc \
-    && /opt/cytoloc/bin/pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/cpu \
+    && /opt/cytoloc/bin/pip install --no-cache-dir torch torchvision --index-url "$TORCH_INDEX" \
     && /opt/cytoloc/bin/pip install --no-cache-dir '.[nets,engines,serve,formats,duplicates]'
 
 FROM python:3.11-slim
