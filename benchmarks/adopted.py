@@ -106,7 +106,7 @@ def bench_adopted(variant: Literal["plain", "large"], *, fields: int, rounds: in
 
 def bench(
     variant: Annotated[Literal["plain", "large"], typer.Option(help="Variant of the network.")] = "large",
-    fields: Annotated[int, typer.Option(help="Number of fields per batch.", min=1)] = 4,
+    fields: Annotated[int, typer.Option(help="Number of fields per batch.", min=2)] = 4,
     rounds: Annotated[int, typer.Option(help="Number of rounds.", min=1)] = 3,
 ) -> None:
     """Compare the speed of an adopted DenseNet121 with that of its authors' network."""

@@ -166,5 +166,5 @@ def test_inference_is_measured_against_plain_pytorch(
 @pytest.mark.slow
 def test_an_adopted_network_is_measured_against_that_of_its_authors() -> None:
     # Different probabilities are an error.
-    authors, adopted = bench_adopted("plain", fields=1, rounds=1)
+    authors, adopted = bench_adopted("plain", fields=2, rounds=1)
     assert (authors.ratio, adopted.ratio > 0) == (1, True)
