@@ -44,6 +44,7 @@ def in_order(
     cores = usable_cores()
     executor = pool or ThreadPoolExecutor(cores)
     waiting: deque[Future[Result]] = deque()
+    is_closed = False
     try:
         for item in items:
             waiting.append(executor.submit(function, item))
@@ -51,6 +52,11 @@ def in_order(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except GeneratorExit:
+        # The garbage collector may close this generator at any moment, even while a thread that starts holds a lock
+        # of the module threading. Waiting for other threads then takes the same lock, and never ends.
+        is_closed = True
+        raise
     except BrokenExecutor as error:
         raise WorkerError(
             "A worker process was ended from outside, or could not start.",
@@ -61,9 +67,7 @@ def in_order(
         for future in waiting:
             future.cancel()
         if pool is None:
-            # The garbage collector may close this generator at any moment, even while a thread that starts holds a lock
-            # of the module threading. Waiting for other threads then takes the same lock, and never ends.
-            executor.shutdown(wait=False)
+            executor.shutdown(wait=not is_closed)
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
@@ -85,7 +89,7 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
             waiting = pool.submit(next, items, end)
             yield item
     finally:
-        pool.shutdown(wait=False)  # for the same reason as in `in_order`
+        pool.shutdown(wait=False, cancel_futures=True)  # for the same reason as in `in_order`
 
 
 def processes() -> ProcessPoolExecutor:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -184,6 +185,22 @@ def test_models_with_another_engine_use_their_pytorch_networks(
     ours, theirs = (one.explain(dataset[:2], locations=["Nucleoli"]) for one in (model, other))
     np.testing.assert_array_equal(ours.maps, theirs.maps)
     np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-4)
+
+
+def test_maps_are_those_of_their_own_thread(model: cl.Model, dataset: cl.Dataset) -> None:
+    # The service computes two things at a time with the same network.
+    image = dataset[:][:1]
+    alone = model.explain(image, locations=["Nucleoplasm"], tta=1).maps
+
+    def work(number: int) -> None:
+        if number % 3:
+            found = model.explain(image, locations=["Nucleoplasm"], tta=1).maps
+            np.testing.assert_allclose(found, alone, atol=1e-3)
+        else:
+            model.probabilities(image, tta=1)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(24)))
 
 
 def test_maps_turn_with_the_image(model: cl.Model, dataset: cl.Dataset) -> None:

@@ -20,6 +20,7 @@ from cytoloc.models.network import Network, build_network
 from cytoloc.predict.engines import choosing
 from cytoloc.predict.engines.engine import PixelsToOutputs
 from cytoloc.predict.engines.graph import onnx_graph
+from cytoloc.predict.engines.openvino import OpenVinoEngine
 from cytoloc.predict.model import Model
 from cytoloc.predict.model_info import ModelInfo
 from cytoloc.recipes.recipe import load_recipe, recipe_names
@@ -52,6 +53,10 @@ def fields() -> UInt8Array:
     return (brightness * rng.integers(0, 256, (21, 4, 64, 64))).astype(np.uint8)
 
 
+def out_of_memory(*_given: Any) -> list[Any]:
+    raise MemoryError
+
+
 def refuse_graphs(*_given: Any, **_named: Any) -> bytes:
     raise ExportError("no graph")
 
@@ -67,7 +72,6 @@ def test_engines_give_the_probabilities_of_torch(head: HeadName, fields: UInt8Ar
         np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_threads_share_an_engine_and_batches_have_any_length(fields: UInt8Array) -> None:
     model = model_of(network_of("resnet18"), "openvino")
     whole = model.probabilities(fields, tta=1)
@@ -80,6 +84,19 @@ def test_threads_share_an_engine_and_batches_have_any_length(fields: UInt8Array)
         list(pool.map(part, [1, 3, 5, 8, 9, 17, 21]))
 
 
+def test_a_call_that_fails_leaves_the_next_one_unharmed(fields: UInt8Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OpenVinoEngine(
+        onnx_graph(PixelsToOutputs(network_of("resnet18")), channels=4, size=64, outputs=("logits", "features"))
+    )
+    pixels = torch.from_numpy(fields)
+    whole = engine(pixels).logits
+    with monkeypatch.context() as broken, pytest.raises(MemoryError):
+        broken.setattr("cytoloc.predict.engines.openvino._outputs", out_of_memory)
+        engine(pixels)
+    torch.testing.assert_close(engine(pixels.flip(0)).logits.flip(0), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
 def test_engines_compute_every_backbone_of_a_recipe(fields: UInt8Array, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[bytes] = []
 

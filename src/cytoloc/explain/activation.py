@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from threading import get_ident
 from typing import Any, Final
 
 import torch
@@ -96,7 +97,11 @@ def _stage_outputs(network: Network, *, count: int) -> Iterator[list[Tensor]]:
     body = _timm_body(network)
     stages = [each["module"] for each in getattr(body, "feature_info", [])] if has_stages and count else []
 
+    this_thread = get_ident()
+
     def keep(kept: list[Tensor], _module: nn.Module, _given: Any, made: Tensor) -> None:
+        if get_ident() != this_thread:
+            return  # another thread computes with the same network at the same time, as in the service
         kept.append(made if made.requires_grad else made.requires_grad_())
 
     hooks = [body.get_submodule(name).register_forward_hook(partial(keep, outputs)) for name in stages[-1 - count : -1]]

@@ -47,7 +47,8 @@ class OpenVinoEngine:
         # The same number of equal requests for each of those that run at the same time, so that no core waits.
         rounds = -(-len(array) // (self._at_once * FIELDS_PER_REQUEST))
         batches = np.array_split(array, min(len(array), self._at_once * rounds))
-        requests = self._requests()
+        # Requests of a call that fails or is interrupted are not used again: their old error would come back.
+        requests = self._of_thread.__dict__.pop("requests", None) or self._new_requests()
         outputs = []
         for number, batch in enumerate(batches):
             request = requests[number % len(requests)]
@@ -55,17 +56,13 @@ class OpenVinoEngine:
                 outputs.append(_outputs(request))
             request.start_async({0: batch})
         outputs += [_outputs(requests[number % len(requests)]) for number in range(len(outputs), len(batches))]
+        self._of_thread.requests = requests
         logits, features = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*outputs, strict=True))
         return Outputs(logits, features)
 
-    def _requests(self) -> list[Any]:
-        """Return the requests of this thread: twice as many as run at the same time, so that the next ones wait."""
-        if not hasattr(self._of_thread, "requests"):
-            self._of_thread.requests = [self._compiled.create_infer_request() for _ in range(2 * self._at_once)]
-        requests: list[Any] = self._of_thread.requests
-        for request in requests:
-            request.wait()  # a call that was interrupted leaves requests that still run
-        return requests
+    def _new_requests(self) -> list[Any]:
+        """Return twice as many requests as run at the same time, so that the next ones wait in line."""
+        return [self._compiled.create_infer_request() for _ in range(2 * self._at_once)]
 
 
 def _outputs(request: Any) -> list[Any]:
