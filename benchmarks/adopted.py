@@ -25,7 +25,7 @@ from cytoloc.simulate.field import draw_field
 from cytoloc.simulate.plan import plan_one
 
 AUTHORS: Final = "the authors' network, PyTorch eager"
-ADOPTED: Final = "cytoloc, fastest engine"
+ADOPTED: Final = "cytoloc, engine openvino"
 SIZES: Final = {"plain": 512, "large": 1024}
 
 
@@ -80,7 +80,7 @@ def bench_adopted(variant: Literal["plain", "large"], *, fields: int, rounds: in
     pixels = torch.from_numpy(images)
     network = AuthorsDenseNet(is_large=variant == "large").train()
     with torch.inference_mode():
-        network(pixels)  # so that the batch normalization fits the fields
+        network(pixels)  # so that the batch normalization is not the initial one
     network.eval()
     with tempfile.TemporaryDirectory() as place:
         weights = Path(place) / "weights.pth"
@@ -100,12 +100,16 @@ def bench_adopted(variant: Literal["plain", "large"], *, fields: int, rounds: in
     expected: list[Float32Array] = []
     found: list[Float32Array] = []
     ways = in_turns({AUTHORS: authors, ADOPTED: adopted}, against=AUTHORS, rounds=rounds)
+    if not expected[0].std(axis=0).max() > 1e-3:
+        raise RuntimeError("All fields have the same probabilities, so they are not compared.")
     np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
     return ways
 
 
 def bench(
-    variant: Annotated[Literal["plain", "large"], typer.Option(help="Variant of the network.")] = "large",
+    variant: Annotated[
+        Literal["plain", "large"], typer.Option(help="plain, for fields of 512 px, or large, for 1024 px.")
+    ] = "large",
     fields: Annotated[int, typer.Option(help="Number of fields per batch.", min=2)] = 4,
     rounds: Annotated[int, typer.Option(help="Number of rounds.", min=1)] = 3,
 ) -> None:

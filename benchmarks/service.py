@@ -1,7 +1,7 @@
 """Service benchmark: fields per second of ``cytoloc serve`` with 16 clients, against the engine alone.
 
-Both predict the same fields with the same network and engine, in batches of 16. The engine gets pixels in memory. The
-service gets one request per field over HTTP, and also reads the files and answers JSON.
+Both predict the same fields with the same network and engine, in batches of up to 16. The engine gets pixels in memory.
+The service gets one request per field over HTTP, and also reads the files and answers JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection
 from threading import local
 from typing import Annotated, Final
@@ -58,7 +59,7 @@ def random_model(backbone: str, size: int) -> Model:
 
 def _serve(backbone: str, size: int, port: int) -> None:
     """Serve a model with random weights, until the process is ended."""
-    settings = ServeSettings(port=port, requests_per_minute=1_000_000, kept_mb=64)
+    settings = ServeSettings(port=port, requests_per_minute=1_000_000, batch_size=BATCH, kept_mb=64)
     serve_model(random_model(backbone, size), settings=settings)
 
 
@@ -115,22 +116,21 @@ def bench_service(backbone: str, size: int, *, fields: int, rounds: int) -> list
             model.probabilities(many, tta=1)
         return fields // BATCH * BATCH
 
-    mine = local()
-
     with _service(backbone, size) as port, ThreadPoolExecutor(CLIENTS) as clients:
 
-        def one(number: int) -> None:
-            if not hasattr(mine, "connection"):
-                mine.connection = HTTPConnection(HOST, port, timeout=600)
+        def one(number: int, per_thread: local) -> None:
+            if not hasattr(per_thread, "connection"):
+                per_thread.connection = HTTPConnection(HOST, port, timeout=600)
             body, headers = requests[number % SEVERAL]
-            mine.connection.request("POST", "/v1/predict", body, headers)
-            answer = mine.connection.getresponse()
+            per_thread.connection.request("POST", "/v1/predict", body, headers)
+            answer = per_thread.connection.getresponse()
             content = answer.read()
             if answer.status != 200:
                 raise WorkerError(f"The service answered {answer.status}: {content[:500]!r}")
 
         def service() -> float:
-            return float(len(list(clients.map(one, range(fields)))))
+            # New connections in each round: the service closes those that were idle in between.
+            return float(len(list(clients.map(partial(one, per_thread=local()), range(fields)))))
 
         return in_turns({ENGINE: engine, SERVICE: service}, against=ENGINE, rounds=rounds)
 

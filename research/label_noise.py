@@ -28,6 +28,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 import cytoloc as cl
+from cytoloc.dataset.manifest import is_complete
 
 FIELDS: Final = 1000
 TESTS: Final = 500
@@ -44,7 +45,7 @@ Truth = NDArray[np.bool_]
 def simulated(path: Path, fields: int, *, seed: int) -> cl.Dataset:
     """Return a simulated dataset, which is made if it does not exist."""
     design = cl.Design(n_fields=fields, seed=seed, size=128, evenness=0.5)
-    return cl.open_dataset(path) if path.exists() else cl.simulate_dataset(path, design)
+    return cl.open_dataset(path) if is_complete(path) else cl.simulate_dataset(path, design)
 
 
 def with_errors(truth: Truth, *, seed: int) -> Truth:
@@ -59,7 +60,7 @@ def with_errors(truth: Truth, *, seed: int) -> Truth:
 
 def labeled(dataset: cl.Dataset, labels: Truth, path: Path) -> cl.Dataset:
     """Return a dataset with the images of another one and other labels."""
-    if path.exists():
+    if is_complete(path):
         return cl.open_dataset(path)
     return cl.dataset_from_arrays(
         dataset[:],

@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 import cytoloc as cl
+from cytoloc.dataset.manifest import is_complete
 
 LOSSES: Final[dict[str, dict[str, Any]]] = {"finetuned": {}, "ArcFace": {"loss.arcface": 0.1}}
 
@@ -27,7 +28,7 @@ LOSSES: Final[dict[str, dict[str, Any]]] = {"finetuned": {}, "ArcFace": {"loss.a
 def simulated(path: Path, fields: int, *, seed: int) -> cl.Dataset:
     """Return a simulated dataset with even classes, which is made if it does not exist."""
     design = cl.Design(n_fields=fields, seed=seed, size=128, evenness=0.5)
-    return cl.open_dataset(path) if path.exists() else cl.simulate_dataset(path, design)
+    return cl.open_dataset(path) if is_complete(path) else cl.simulate_dataset(path, design)
 
 
 def networks(folder: Path) -> dict[str, cl.Model]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.adopted import bench_adopted
+from benchmarks.adopted import ADOPTED, AUTHORS, bench_adopted
 from benchmarks.decide import LOOP, WAYS, compare_on_halves, has_best_f1, read_folder
 from benchmarks.duplicates import PLANTED, competition_hashes
 from benchmarks.rounds import in_separate_process, in_turns
@@ -165,6 +165,5 @@ def test_inference_is_measured_against_plain_pytorch(
 
 @pytest.mark.slow
 def test_an_adopted_network_is_measured_against_that_of_its_authors() -> None:
-    # Different probabilities are an error.
-    authors, adopted = bench_adopted("plain", fields=2, rounds=1)
-    assert (authors.ratio, adopted.ratio > 0) == (1, True)
+    # It fails if the probabilities differ between the networks, or do not differ between the fields.
+    assert [way.name for way in bench_adopted("plain", fields=2, rounds=1)] == [AUTHORS, ADOPTED]

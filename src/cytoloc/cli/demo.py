@@ -28,7 +28,7 @@ def demo(
     ] = 480,
     epochs: Annotated[int, typer.Option(help="Number of training epochs.", min=1)] = 6,
     seed: Annotated[
-        int, typer.Option(help="Random seed of the training fields; the test fields take the next number.", min=0)
+        int, typer.Option(help="Random seed of the training fields. The test fields use the next seed.", min=0)
     ] = 1,
 ) -> None:
     """Run the whole workflow on simulated cells, without data of your own, in about five minutes on two CPU cores.

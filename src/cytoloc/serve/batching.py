@@ -101,24 +101,33 @@ class Batcher:
         return len(self._waiting)
 
     async def start(self) -> None:
-        """Choose the engine, and start to compute."""
+        """Choose the engine, and start to compute batches."""
         shape = (WARM_FIELDS, len(self.model.channels), self.model.size, self.model.size)
         blank = ArraySource(np.zeros(shape, np.uint8), channels=self.model.channels)
         await self.in_thread(self.model.predict_sources, [blank], tta=1, batch_size=self._batch_size)
         self._tasks = [asyncio.create_task(self._run()) for _ in range(AT_ONCE)]
 
     async def stop(self) -> None:
-        """Stop to compute. Fields that wait are refused."""
+        """Stop computing. Fields without predictions are refused."""
         for task in self._tasks:
             task.cancel()
         for job in self._waiting:
             job.answer.cancel()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
     async def in_thread(
         self, function: Callable[Arguments, Value], *arguments: Arguments.args, **options: Arguments.kwargs
     ) -> Value:
-        """Call a function of the model in a thread that computes, and return its value."""
+        """Call a function of the model in one of its threads.
+
+        Args:
+            function: The function.
+            arguments: Its arguments.
+            options: Its keyword arguments.
+
+        Returns:
+            Its value.
+        """
         call = partial(function, *arguments, **options)
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
@@ -180,6 +189,10 @@ class Batcher:
                     tta=jobs[0].tta,
                     batch_size=self._batch_size,
                 )
+            except asyncio.CancelledError:
+                for job in jobs:
+                    job.answer.cancel()
+                raise
             except Exception as error:  # noqa: BLE001  see below
                 # Broad on purpose: whatever a library raises, each request gets it, and the next batch is computed.
                 for job in jobs:

@@ -272,13 +272,7 @@ def _field(
     height, width = planes[0].shape
     eight = all_to_8_bit(planes, DepthRule(), called=channels)
     model = scale_field(eight.image, Scaling(size=rules.size, resample=rules.resample), pixel_um=pixel_um)
-    shown_px = min(SHOWN_PX, height, width)
-    # If both are the same, they are sent to the service once.
-    shown = (
-        model
-        if height == width == shown_px == rules.size
-        else scale_field(eight.image, Scaling(size=shown_px), pixel_um=pixel_um)
-    )
+    shown = scale_field(eight.image, Scaling(size=min(SHOWN_PX, height, width)), pixel_um=pixel_um)
     return ReadField(
         name=name,
         channels=channels,

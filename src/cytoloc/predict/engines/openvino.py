@@ -44,7 +44,8 @@ class OpenVinoEngine:
     def __call__(self, pixels: Tensor) -> Outputs:
         """Return the outputs for uint8 fields of shape ``(n, channels, size, size)``. Several threads may call this."""
         array = np.ascontiguousarray(pixels.cpu().numpy())
-        # The same number of equal requests for each of those that run at the same time, so that no core waits.
+        # Requests have about the same number of fields, and their number is a multiple of those that run at once. So no
+        # core waits.
         rounds = -(-len(array) // (self._at_once * FIELDS_PER_REQUEST))
         batches = np.array_split(array, min(len(array), self._at_once * rounds))
         # Requests of a call that fails or is interrupted are not used again: their old error would come back.
