@@ -12,10 +12,8 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
-from threading import local
 from typing import Annotated, Final
 
 import httpx
@@ -118,19 +116,19 @@ def bench_service(backbone: str, size: int, *, fields: int, rounds: int) -> list
 
     with _service(backbone, size) as port, ThreadPoolExecutor(CLIENTS) as clients:
 
-        def one(number: int, per_thread: local) -> None:
-            if not hasattr(per_thread, "connection"):
-                per_thread.connection = HTTPConnection(HOST, port, timeout=600)
-            body, headers = requests[number % SEVERAL]
-            per_thread.connection.request("POST", "/v1/predict", body, headers)
-            answer = per_thread.connection.getresponse()
-            content = answer.read()
-            if answer.status != 200:
-                raise WorkerError(f"The service answered {answer.status}: {content[:500]!r}")
+        def client(numbers: range) -> int:
+            with closing(HTTPConnection(HOST, port, timeout=600)) as connection:
+                for number in numbers:
+                    body, headers = requests[number % SEVERAL]
+                    connection.request("POST", "/v1/predict", body, headers)
+                    answer = connection.getresponse()
+                    content = answer.read()
+                    if answer.status != 200:
+                        raise WorkerError(f"The service answered {answer.status}: {content[:500]!r}")
+            return len(numbers)
 
         def service() -> float:
-            # New connections in each round: the service closes those that were idle in between.
-            return float(len(list(clients.map(partial(one, per_thread=local()), range(fields)))))
+            return float(sum(clients.map(client, (range(start, fields, CLIENTS) for start in range(CLIENTS)))))
 
         return in_turns({ENGINE: engine, SERVICE: service}, against=ENGINE, rounds=rounds)
 

@@ -73,7 +73,7 @@ def matched(decision: Decision, scores: Floats, truth: Bools, frequencies: Float
 
 def decided(decision: Decision, scores: Floats) -> Bools:
     """Return the locations that a decision gives fields with these scores, which are not calibrated."""
-    return decision.decided(decision.probabilities(scores))
+    return decision.decide_calibrated(decision.probabilities(scores))
 
 
 def figures(found: Bools, truth: Bools) -> list[float]:

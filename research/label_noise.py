@@ -4,7 +4,7 @@ Each seed is a study of 1,000 simulated training fields and 500 test fields of 1
 the training fields, one location is replaced by a wrong one. The recipe ``finetune``, which starts from the built-in
 model, is trained on two folds with
 
-- the true labels, which nobody has: the upper limit,
+- the true labels, which nobody has,
 - the given labels,
 - the given labels and the generalized cross-entropy instead of the loss of the recipe,
 - the labels after every suspect of `cytoloc audit --predictions` is changed as it says,
@@ -101,7 +101,7 @@ def trained(
     known = cl.read_predictions(out)
     decision = cl.fit_decision(known, dataset, groups=folds, intervals=False)
     found = cl.load(out).predict(test)
-    return macro_f1(decision.decided(found.probabilities), test.truth), known
+    return macro_f1(decision(found).decided, test.truth), known
 
 
 def study(folder: Path, seed: int) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
     python research/retrieval.py FOLDER [--seeds 71 72 73]
 
-Two networks start from the built-in model and train on 1,500 simulated fields: one with the loss of the recipe
-`finetune`, the other one also with the ArcFace loss for the antibody. For each seed, a decision is fitted to 600 fields
-of a second study, and evaluated on 300 fields of a third one. All studies have other antibodies. Probabilities are
-those of the built-in model without its decision. Votes come from features of the built-in model or of one of the
+Two networks start from the built-in model and train on about 1,200 of 1,500 simulated fields: one with the loss of the
+recipe `finetune`, the other one also with the ArcFace loss for the antibody. For each seed, a decision is fitted to 600
+fields of a second study, and evaluated on 300 fields of a third one. All studies have other antibodies. Probabilities
+are those of the built-in model without its decision. Votes come from features of the built-in model or of one of the
 networks, and only from fields of other antibodies. No network was trained on the fields that it predicts. An
 interrupted script continues.
 """

@@ -290,6 +290,7 @@ def test_the_demo_takes_these_steps(tmp_path: Path) -> None:
     words = [line.split()[0] for line in lines]
     way = "simulate simulate import import folds train predict predict predict decide decide evaluate show"
     assert words == way.split()
+    assert ["--seed 11 " in lines[0], "--seed 12 " in lines[1]] == [True, True]
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def test_the_command_writes_panels_and_tables(bundle: Path, dataset: cl.Dataset,
     model = cl.load(bundle, device="cpu")
     assert model.decision is not None
     predicted = model.predict_sources(cl.open_sources([dataset.path]))
-    for name, places in zip(predicted.ids, model.decision.decided(predicted.probabilities), strict=True):
+    for name, places in zip(predicted.ids, model.decision.decide_calibrated(predicted.probabilities), strict=True):
         keys = {model.label_set.keys[place] for place in np.flatnonzero(places)}
         assert name not in ids or set(effects.filter(pl.col("id") == name)["location"]) == keys
     assert pl.read_csv(out / "channel_effects.csv").columns == effects.columns

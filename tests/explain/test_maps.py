@@ -132,7 +132,9 @@ def test_explanations_are_those_of_the_predictions(model: cl.Model, dataset: cl.
     assert found.maps.dtype == np.float32
     np.testing.assert_allclose(found.probabilities, expected.probabilities[:, places], atol=1e-5)
     assert model.decision is not None
-    assert set(places) >= set(np.flatnonzero(model.decision.decided(expected.probabilities).any(axis=0)).tolist())
+    assert set(places) >= set(
+        np.flatnonzero(model.decision.decide_calibrated(expected.probabilities).any(axis=0)).tolist()
+    )
     assert found.predicted.any(axis=1).all()
     assert repr(found).startswith("Explanations(8 fields, ")
     blanked = dataset[:].copy()

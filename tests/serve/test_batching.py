@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from cytoloc.errors import BusyError
 from cytoloc.predict.model import Model
 from cytoloc.predict.sources import ArraySource
 from cytoloc.serve.batching import AT_ONCE, Batcher
@@ -36,18 +37,27 @@ class SlowModel:
 def test_two_batches_are_computed_at_once_and_every_field_is_answered(*, is_stopped: bool) -> None:
     async def serve() -> list[Any]:
         model = SlowModel()
-        batcher = Batcher(cast("Model", model), batch_size=1, max_waiting=9)
+        batcher = Batcher(cast("Model", model), batch_size=1, max_waiting=AT_ONCE)
         await batcher.start()
         image = np.zeros((1, SIZE, SIZE), np.uint8)
-        fields = [asyncio.create_task(batcher.predict(image, channels=("protein",), absent={})) for _ in range(AT_ONCE)]
+
+        def field(*, is_patient: bool = False) -> asyncio.Task[Any]:
+            return asyncio.create_task(batcher.predict(image, channels=("protein",), absent={}, is_patient=is_patient))
+
+        fields = [field() for _ in range(AT_ONCE)]
         await asyncio.to_thread(model.together.wait, 60)
-        stopping = asyncio.create_task(batcher.stop()) if is_stopped else None
-        await asyncio.sleep(0)
+        if is_stopped:  # with a field that waits, and one that waits until it may wait
+            fields += [field(), field(is_patient=True)]
+            await asyncio.sleep(0)
+            assert batcher.waiting == 1
+            stopping = asyncio.create_task(batcher.stop())
+            await asyncio.sleep(0)
+            fields.append(field())
         model.go.set()
         found = await asyncio.wait_for(asyncio.gather(*fields, return_exceptions=True), 60)
-        await (stopping or batcher.stop())
+        await (stopping if is_stopped else batcher.stop())
         return found
 
     found = asyncio.run(serve())
-    assert len(found) == AT_ONCE
-    assert all(isinstance(each, asyncio.CancelledError) == is_stopped for each in found)
+    assert len(found) == (AT_ONCE + 3 if is_stopped else AT_ONCE)
+    assert all(isinstance(each, BusyError) == is_stopped for each in found)

@@ -140,7 +140,7 @@ class Decision:
                 )
             members = members.of(np.array(rows_of(fields, members.ids, where="fields"), np.int64))
         probabilities = self._probabilities(members, groups=groups, label_shift=label_shift)
-        decided = self.decided(probabilities, label_shift=label_shift)
+        decided = self.decide_calibrated(probabilities, label_shift=label_shift)
         if members.ids is None or members.tables is None:
             return decided
         changed = self.method.fits_probabilities or label_shift or groups is not None
@@ -173,7 +173,7 @@ class Decision:
         """
         return self._probabilities(self._checked(members, ()), groups=groups, label_shift=label_shift)
 
-    def decided(self, probabilities: NDArray[np.floating], *, label_shift: bool = False) -> Bools:
+    def decide_calibrated(self, probabilities: NDArray[np.floating], *, label_shift: bool = False) -> Bools:
         """Apply thresholds and rules to calibrated probabilities.
 
         Args:

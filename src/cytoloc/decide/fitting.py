@@ -328,7 +328,7 @@ def fit_and_cross_fit(
     given = as_labeled_members(predictions, labels, groups=groups)
     chosen, rules = as_method(method), _as_rules(rules)
     decision = _fit(given, chosen, rules, intervals=True)
-    in_sample = macro_f1(decision.decided(decision.probability_model(given.members.stack)), given.truth)
+    in_sample = macro_f1(decision.decide_calibrated(decision.probability_model(given.members.stack)), given.truth)
     parts = list(cross_fit_parts(given, chosen, rules))
     macro = macro_f1(_decide_parts(parts, given.truth), given.truth)
     effects = rule_effects(parts, given.truth, groups=given.groups)

@@ -234,7 +234,7 @@ def explain_sources(
         raise ImageError(f"No field could be read. The first reason: {reason}", hint="Check the files.")
     refuse_repeated(ids, where="the fields to explain")
     probabilities = np.concatenate([model.probabilities(each) for each in batches])
-    predicted = probabilities >= LIKELY if model.decision is None else model.decision.decided(probabilities)
+    predicted = probabilities >= LIKELY if model.decision is None else model.decision.decide_calibrated(probabilities)
     nowhere = ~predicted.any(axis=1)
     predicted[nowhere, probabilities[nowhere].argmax(axis=1)] = True
     chosen = _chosen(model.label_set, options.locations, predicted)

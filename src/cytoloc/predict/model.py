@@ -404,7 +404,7 @@ class Model:
         """
         if self.decision is None:
             return None
-        decided = self.decision.decided(probabilities)
+        decided = self.decision.decide_calibrated(probabilities)
         if self.unusual != "decide" and cautions:
             decided[np.array([bool(text) for text in cautions], np.bool_)] = False
         return decided

@@ -38,7 +38,7 @@ distance of features from those of all labeled fields, and from fields that are 
 METADATA: Final = ("plate", "well", "field", "antibody", "gene", "cell_line")
 
 _SLICE: Final = 64
-"""Number of fields that are predicted before requests have their turn."""
+"""Number of fields that are predicted at a time, so that requests need not wait for the whole dataset."""
 
 
 class GalleryFilter(BaseModel):
@@ -134,7 +134,7 @@ class Gallery:
         self.provenance = found.provenance
 
     async def predict(self, batcher: Batcher) -> None:
-        """Predict all fields, in slices between which requests have their turn."""
+        """Predict all fields, in slices, so that requests need not wait for the whole dataset."""
         while self.done < len(self.dataset):
             rows = np.arange(self.done, min(self.done + _SLICE, len(self.dataset)))
             try:

@@ -44,11 +44,11 @@ class OpenVinoEngine:
     def __call__(self, pixels: Tensor) -> Outputs:
         """Return the outputs for uint8 fields of shape ``(n, channels, size, size)``. Several threads may call this."""
         array = np.ascontiguousarray(pixels.cpu().numpy())
-        # Requests have about the same number of fields, and their number is a multiple of those that run at once. So no
-        # core waits.
+        # All requests have the same number of fields, give or take one. Except for very few fields, the number of
+        # requests is a multiple of the number that run at once, so that no core is idle at the end.
         rounds = -(-len(array) // (self._at_once * FIELDS_PER_REQUEST))
         batches = np.array_split(array, min(len(array), self._at_once * rounds))
-        # Requests of a call that fails or is interrupted are not used again: their old error would come back.
+        # Requests of a call that fails or is interrupted are not used again: they can still be busy.
         requests = self._of_thread.__dict__.pop("requests", None) or self._new_requests()
         outputs = []
         for number, batch in enumerate(batches):
