@@ -7,7 +7,8 @@ CPU seconds are comparable on a machine that is busy with other things; other se
 IMAGES is a folder of fields in full resolution with the file names of the 2018 competition. They are repeated until
 there are --fields fields. The weights of SubCell are random, which does not change its speed. The authors' way to
 compute it is written here, because their code needs an old release of transformers. It has separate layers for
-queries, keys and values. Its attention is not fused, and the attention of all layers is returned.
+queries, keys and values. Like the authors' code, it computes attention in separate steps, and returns it for all
+layers.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class FormatError(CytolocError, ValueError):
 
 
 class OutputExistsError(CytolocError, FileExistsError):
-    """An output that exists already. Outputs are never overwritten."""
+    """An output that exists already. Outputs are never overwritten, except images."""
 
 
 class StorageError(CytolocError, OSError):

@@ -147,7 +147,7 @@ def test_the_strong_variant_takes_the_same_way(competition: Path, tmp_path: Path
     table = reproduce_kaggle2018(competition, out=tmp_path / "out", options=strong)
     assert table["name"].to_list() == ["strong-512", "final"]
     text = (tmp_path / "out" / "tables.md").read_text()
-    assert "final: repair blank and over-full predictions" in text
+    assert "final: repair predictions with no location or too many" in text
     assert "leak" not in text
     assert not (tmp_path / "out" / "leak.csv").exists()
 

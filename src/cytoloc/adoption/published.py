@@ -170,8 +170,8 @@ INCEPTIONV3_CBAM: Final = Published(
         "head.layers.6.": "logit.",
     },
     ignored=("backbone.layer", "backbone.AuxLogits.", "backbone.fc.", "ml_logit."),
-    preprocessing="The image of a cell is its bounding box with 20 px on each side, black outside of the cell, scaled"
-    " to 128 px. Pixels are divided by 255. The authors' example uses the threshold 0.3.",
+    preprocessing="The image of a cell is its bounding box with a margin of 20 px on each side, black outside of the"
+    " cell, scaled to 128 px. Pixels are divided by 255. The authors' example uses the threshold 0.3.",
     caution="This network knows images of single cells, black outside of the cell, not whole fields.",
 )
 

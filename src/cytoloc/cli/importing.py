@@ -187,7 +187,7 @@ def kaggle(
     """Import files of the 2018 Kaggle competition: four gray images per field, PNG or TIFF, with 8 or 16 bits.
 
     Fields that cannot be read are listed in quarantine.csv, and the import continues. Imports are resumable: rerun the
-    command and it continues from the last complete segment.
+    command, and it continues after the last part of the dataset that is complete.
 
     Example: `cytoloc import kaggle train/ --labels train.csv --size 256 --out train.dataset`
     """

@@ -89,8 +89,8 @@ def kaggle2018(
     """Reproduce the silver-medal solution of the 2018 Kaggle competition, and write submissions to upload.
 
     The steps: import the images at two sizes, find near-duplicates, make folds, train ten models, average three of
-    them, repair blank and over-full predictions, and use the labels of leaked test fields. Every step is resumable:
-    rerun the command to continue.
+    them, repair predictions with no location or too many, and use the labels of leaked test fields. Every step is
+    resumable: rerun the command to continue.
 
     Example: `cytoloc reproduce kaggle2018 --data competition/ --external v18/ --out reproduction/`
 

@@ -120,7 +120,7 @@ def shifted_frequencies(probabilities: Floats, frequencies: Floats, *, prior_fie
 
     Args:
         probabilities: Calibrated probabilities of the new fields, shape ``(n, classes)``.
-        frequencies: The frequency of each class in the fitted fields, shape ``(classes,)``.
+        frequencies: The frequency of each class in the fields used for fitting, shape ``(classes,)``.
         prior_fields: Weight of ``frequencies``, in number of fields. 0 gives the maximum likelihood estimate.
 
     Returns:

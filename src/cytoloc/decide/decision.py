@@ -54,11 +54,11 @@ class Decision:
         members: The names of the ensemble members.
         thresholds: The threshold of each location. A location is predicted if its probability is above the threshold.
         probability_model: The fitted ensemble and calibration.
-        frequencies: The share of the fitted fields that have each location.
+        frequencies: The share of the fields used for fitting that have each location.
         label_set: The locations.
         rules: The rules that are applied after the thresholds.
         intervals: 95 % bootstrap interval of each threshold, shape ``(locations, 2)``; None if not computed.
-        fitted_on: Facts about the fitted fields. JSON values only.
+        fitted_on: Facts about the fields used for fitting. JSON values only.
         sets: The limit of prediction sets; None if none was fitted.
     """
 

@@ -30,9 +30,9 @@ class Ensemble:
     A field that a member does not predict is a row of NaN, which is imputed from the logits of the other members.
 
     Attributes:
-        kind: The mean of probabilities (``mean``), of logits (``logit``) or of ranks among the fitted fields
-            (``rank``). The weighted mean of logits, with one weight per member (``weighted``) or with weights per class
-            (``class``). A regression in which each class also depends on the other classes (``stack``).
+        kind: The mean of probabilities (``mean``), of logits (``logit``) or of ranks among the fields used for
+            fitting (``rank``). The weighted mean of logits, with one weight per member (``weighted``) or with weights
+            per class (``class``). A regression in which each class also depends on the other classes (``stack``).
         center: Mean logit of each member and class, shape ``(members, classes)``.
         std: Standard deviation of the logits, shape ``(members, classes)``.
         fitted: Whether each member had fields in the fit, bool of shape ``(members,)``. An unfitted member has the mean
@@ -166,7 +166,7 @@ def fit_weights(stack: Floats, truth: Bools, *, by_class: bool) -> Floats:
 
 
 def mean_rank(stack: Floats, quantiles: Floats) -> Floats:
-    """Return the mean over members of the rank of each probability among the fitted fields.
+    """Return the mean over members of the rank of each probability among the fields used for fitting.
 
     Args:
         stack: Probabilities, shape ``(members, n, classes)``.

@@ -139,7 +139,7 @@ class Ratio(Method):
     """Thresholds that predict each class in a given share of the fields.
 
     Attributes:
-        ratios: The share of each class, 0 to 1. Default: its share of the fitted fields.
+        ratios: The share of each class, 0 to 1. Default: its share of the fields used for fitting.
     """
 
     ratios: Sequence[float] | None = None
@@ -181,7 +181,7 @@ class ExpectedF1(Method):
     """For each class, the threshold with the best expected F1 of calibrated probabilities.
 
     No positives are needed. A class without positives is predicted only if its probability exceeds the probabilities of
-    all but one of the fitted fields.
+    all but one of the fields used for fitting.
     """
 
     calibration: CalibrationKind = "platt"
@@ -301,8 +301,8 @@ class Rules:
         shrink: Factors of the thresholds. All thresholds are multiplied by the first factor; the next factors are used
             in turn for fields without a location.
         exclusive: Pairs of indices of locations. Only the location with the better margin is kept in a field.
-        cooccurrence: Whether to add to ``exclusive`` all pairs that never occur together in the fitted fields, although
-            at least five fields are expected to have both.
+        cooccurrence: Whether to add to ``exclusive`` all pairs that never occur together in the fields used for
+            fitting, although at least five fields are expected to have both.
     """
 
     max_locations: int | None = None
@@ -322,7 +322,7 @@ class Rules:
             raise SettingsError(f"`exclusive` must contain pairs of indices of locations, not {self.exclusive!r}.")
 
     def fitted(self, method: Method | Auto, truth: Bools) -> Rules:
-        """Return the rules with all values filled in that depend on the method and the fitted fields.
+        """Return the rules with all values filled in that depend on the method and the fields used for fitting.
 
         Args:
             method: The method of the decision.

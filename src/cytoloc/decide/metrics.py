@@ -29,7 +29,7 @@ CALIBRATION_BINS: Final = 10
 
 
 def macro_f1(predicted: Bools, truth: Bools) -> float:
-    """Return the mean F1 over classes. A class that is neither true nor predicted counts as 0, as on Kaggle.
+    """Return the mean F1 over classes. A class that no field has, and that is never predicted, counts as 0.
 
     Args:
         predicted: bool of shape ``(n, classes)``.
@@ -100,7 +100,7 @@ def class_measures(predicted: Bools, truth: Bools, probabilities: NDArray[np.flo
 
 
 def class_f1(predicted: Bools, truth: Bools) -> Floats:
-    """Return the F1 of each class, 0 for a class that is neither true nor predicted."""
+    """Return the F1 of each class, 0 for a class that no field has, and that is never predicted."""
     # Imported late, because it takes long and few need it.
     from sklearn.metrics import f1_score
 

@@ -51,8 +51,8 @@ def attention_maps(model: Model, images: UInt8Array) -> Float32Array:
 def attention_weights(model: Model, cells: Dataset, *, batch_size: int = 16) -> pl.DataFrame:
     """Return how much attention each cell gets for each location.
 
-    An attention head weights the places of an image by a softmax. Here the softmax is over the places of all cells, so
-    a cell has the weight of its places together.
+    An attention head gives each position of an image a weight, and the weights add up to 1 (softmax). Here they add up
+    to 1 over the positions of all cells. The weight of a cell is the sum of the weights of its positions.
 
     Args:
         model: A model whose networks have attention heads, such as one that was trained with ``model.head =
@@ -88,7 +88,7 @@ def attention_weights(model: Model, cells: Dataset, *, batch_size: int = 16) -> 
         images = planes.of(batch.images)
         for network, found in zip(model.networks, scores, strict=True):
             found.append(attention_scores(network, images))
-    # The softmax over all places of all cells, averaged over the networks.
+    # The softmax over all positions of all cells, averaged over the networks.
     logs = np.stack([np.concatenate(found).astype(np.float64) for found in scores])
     together = logsumexp(logs - logsumexp(logs, axis=1, keepdims=True), axis=0)
     weights = np.exp(together - together.max(axis=0))

@@ -25,9 +25,9 @@ def class_maps(network: Network, pixels: Tensor, places: Sequence[int], *, metho
     """Return how much each part of an image contributes to each location.
 
     ``gradcam`` weights the last feature map by its mean gradients (Selvaraju et al. 2017). ``layercam`` weights each
-    place of a feature map by its own positive gradients (Jiang et al. 2021). The maps of the last four stages are
-    multiplied, so a place counts where all stages agree. ``research/maps.py`` measures that this shows structures best.
-    ``attention`` is the attention of the head to each place.
+    position of a feature map by its own positive gradients (Jiang et al. 2021). The maps of the last four stages are
+    multiplied, so a position counts if all stages agree. ``research/maps.py`` measures that this shows structures best.
+    ``attention`` is the attention of the head to each position.
 
     Args:
         network: The network, in evaluation mode.

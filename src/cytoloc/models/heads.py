@@ -66,7 +66,7 @@ class AttentionHead(nn.Module):
         return logits
 
     def attention(self, feature_map: Tensor) -> Tensor:
-        """Return the attention of each class, shape ``(n, classes, h, w)``, which sums to 1 over places."""
+        """Return the attention of each class, shape ``(n, classes, h, w)``, which sums to 1 over positions."""
         places: Tensor = self.places(feature_map)
         return places.flatten(2).softmax(dim=2).reshape(places.shape)
 

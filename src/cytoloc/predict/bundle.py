@@ -264,7 +264,8 @@ def write_bundle(
             for 16 bits.
         LabelSetError: If the runs or the decision have different label sets.
         ChannelError: If a dataset in ``options.inputs`` or ``options.int8`` lacks a channel.
-        ExportError: If the int8 networks change more than 2 % of the decisions, or lose more than 0.005 macro F1.
+        ExportError: If the int8 networks change whether a location is predicted for more than 2 % of the pairs of field
+            and location, or lose more than 0.005 macro F1.
         MissingExtraError: If ``options.int8`` is given, and the extra ``engines`` is not installed.
     """
     check_type(runs, (str, Path, list, tuple), argument="runs")

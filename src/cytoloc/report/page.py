@@ -287,8 +287,8 @@ def _decided(
         groups = read_folds(options.folds) if options.folds else None
         found = cross_fit(predictions, labels, method=options.decision, groups=groups)
         how = (
-            f"Locations are decided by the method {options.decision}, cross-fitted: no field is decided by thresholds"
-            " that were fitted to it."
+            f"Locations are chosen by the method {options.decision}, cross-fitted: the thresholds for each field were"
+            " fitted to other fields."
         )
         if found.decided is None:
             raise ArgumentTypeError("The decision made no locations.")

@@ -1,7 +1,8 @@
 """Tables of cross-validated metrics for the models of a study, and for their ensembles.
 
-The out-of-fold predictions of a model are pooled. Each field is decided by thresholds that are fitted to other fields
-(:func:`cytoloc.decide.cross_fit`), because metrics on the fields that thresholds are fitted to are too high.
+The out-of-fold predictions of a model are pooled. The locations of each field are chosen by thresholds that are
+fitted to other fields (:func:`cytoloc.decide.cross_fit`), because metrics on the fields that thresholds are fitted to
+are too high.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
         )
     if common["classes"]:
         lines.append(
-            f"over the {common['classes']} classes with at least {evaluation.min_positives} true fields:"
+            f"over the {common['classes']} classes with at least {evaluation.min_positives} labeled fields:"
             f"  macro F1 {common['macro_f1']:.3f} (chance {common['chance_macro_f1']:.3f})"
         )
         if "mean_average_precision" in common:

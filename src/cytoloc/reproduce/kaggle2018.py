@@ -193,7 +193,9 @@ class Reproduction:
     @property
     def repairs(self) -> str:
         """What the final submission repairs, as a phrase in the imperative."""
-        return "repair blank and over-full predictions" + (", use leaked labels" if self.files.external else "")
+        return "repair predictions with no location or too many" + (
+            ", use leaked labels" if self.files.external else ""
+        )
 
     def dataset_path(self, name: str, size: int) -> Path:
         """Return the path of a dataset: ``train`` or ``test`` at a size in pixels."""

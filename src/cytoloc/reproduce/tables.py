@@ -13,7 +13,7 @@ FINAL: Final = "final"
 
 PUBLISHED_ENSEMBLES: Final = {ENSEMBLE: Published(0.613, 0.536, 0.515), FINAL: Published(0.636, 0.601, 0.525)}
 """Macro F1 that the author of the silver-medal solution published for the ensemble of three models, and for the final
-submission with blank and over-full predictions repaired and leaked labels used."""
+submission, in which predictions with no location or too many are repaired, and leaked labels are used."""
 
 NOTE: Final = (
     "All values are macro F1. `CV (same fields)` fits thresholds to the fields that it measures, as the published CV"

@@ -89,8 +89,8 @@ def quantize_model(
         The quantized networks, and the report of the comparison.
 
     Raises:
-        ExportError: If a network cannot be quantized, or int8 changes more than 2 % of the decisions or loses more than
-            0.005 macro F1.
+        ExportError: If a network cannot be quantized. Or if int8 changes whether a location is predicted for more than
+            2 % of the pairs of field and location, or loses more than 0.005 macro F1.
         SettingsError: If the dataset has fewer than 40 fields.
         MissingExtraError: If a library is not installed.
         ChannelError: If the dataset lacks a channel of the model.
