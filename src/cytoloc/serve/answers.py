@@ -129,18 +129,18 @@ def location_answers(
     """
     thresholds: Mapping[str, float] = predictions.provenance.get("thresholds", {})
     knowledge: Mapping[str, str] = predictions.provenance.get("knowledge", {})
-    values, decided, keys = predictions.probabilities[row], predictions.decided, predictions.label_set.keys
+    values, decided = predictions.probabilities[row], predictions.decided
     places: Sequence[int] = np.argsort(-values, kind="stable").tolist()
     return [
         LocationAnswer(
-            key=(key := keys[place]),
-            name=predictions.label_set[place].name,
-            go_id=predictions.label_set[place].go_id or "",
+            key=(location := predictions.label_set[place]).key,
+            name=location.name,
+            go_id=location.go_id or "",
             probability=round(float(values[place]), 6),
-            threshold=thresholds.get(key),
+            threshold=thresholds.get(location.key),
             predicted=None if decided is None else bool(decided[row, place]),
-            knowledge=knowledge.get(key, ""),
-            map=map_of(key) if map_of else None,
+            knowledge=knowledge.get(location.key, ""),
+            map=map_of(location.key) if map_of else None,
         )
         for place in places
     ]
