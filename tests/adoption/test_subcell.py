@@ -135,6 +135,12 @@ def test_an_adopted_bundle_predicts_and_embeds_cells(files: tuple[Path, list[Pat
     with torch.inference_mode():
         expected = network(images).sigmoid().numpy()
     assert found.probabilities == pytest.approx(expected, abs=1e-6)
+    for engine in ("openvino", "onnx"):
+        # Each engine refuses a graph that it computes in another way.
+        with pytest.warns(ModelCaution, match="single cells"), pytest.warns(ModelCaution, match="was trained on all"):
+            same = cl.load(out, engine=engine, device="cpu").predict(cells)
+        assert same.provenance["engine"] == engine
+        assert same.probabilities == pytest.approx(expected, abs=1e-4)
     assert cl.embed_sources(model, cl.open_sources([cells.folder])).features.shape == (6, 2 * HIDDEN)
     maps = cl.attention_maps(model, images.numpy())
     assert maps.shape == (6, 2, 4, 4)

@@ -86,6 +86,15 @@ def test_an_openvino_export_computes_its_test_output(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(folder / "found.npy"), np.load(folder / "test_output.npy"), atol=1e-4)
 
 
+def test_an_export_that_openvino_computes_in_another_way_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openvino.Core.compile_model", lambda *_given: lambda _fields: [np.zeros((), np.float32)])
+    with pytest.raises(ExportError, match=r"OpenVINO computes probabilities .* differ from those of the model by inf"):
+        cl.export_model(model_of(None), tmp_path / "model", format="openvino")
+    assert list(tmp_path.iterdir()) == []
+
+
 # bioimageio leaves the package open until it is collected.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from cytoloc.channels import CHANNELS
 from cytoloc.errors import RecipeError, WeightsError
 from cytoloc.models.network import ModelSpec, NormalizeEach, build_network
 from cytoloc.models.variants import varied
+from cytoloc.predict.engines.choosing import build_engines
+from cytoloc.predict.engines.engine import EngineName
 from tests.adoption.goldens import drawn_state, waves
 
 SPEC = ModelSpec(
@@ -72,3 +74,12 @@ def test_a_checkpoint_gives_its_teacher_or_says_what_differs(tmp_path: Path) -> 
         build_network(SPEC, weights="adopt:other")
     with pytest.raises(RecipeError, match="variant dino does not exist for the backbone resnet18"):
         build_network(replace(SPEC, backbone="resnet18"))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_engines_compute_any_number_of_images(engine: EngineName) -> None:
+    torch.manual_seed(0)
+    network = build_network(SPEC).eval()
+    # Three fields are compared with PyTorch.
+    (built,) = build_engines([network], engine, device=torch.device("cpu"), precision="float32", size=64)
+    assert built(torch.zeros(5, len(SPEC.channels), 64, 64, dtype=torch.uint8)).logits.shape == (5, 3)

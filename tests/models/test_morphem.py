@@ -17,6 +17,8 @@ from cytoloc.channels import CHANNELS
 from cytoloc.errors import RecipeError, WeightsError
 from cytoloc.models.morphem import ONE_CHANNEL
 from cytoloc.models.network import ModelSpec, build_network
+from cytoloc.predict.engines.choosing import build_engines
+from cytoloc.predict.engines.engine import EngineName
 from tests.adoption.goldens import drawn_state, waves
 
 SPEC = ModelSpec(
@@ -116,3 +118,12 @@ def test_files_of_other_networks_and_settings_are_refused(tmp_path: Path) -> Non
         build_network(SPEC, weights=f"adopt:morphem:{tmp_path / 'none.safetensors'}")
     with pytest.raises(RecipeError, match="variant channel-bag does not exist for the backbone resnet18"):
         build_network(replace(SPEC, backbone="resnet18"))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_engines_compute_any_number_of_images(engine: EngineName) -> None:
+    torch.manual_seed(0)
+    network = build_network(SPEC).eval()
+    # Three fields are compared with PyTorch.
+    (built,) = build_engines([network], engine, device=torch.device("cpu"), precision="float32", size=224)
+    assert built(torch.zeros(5, len(SPEC.channels), 224, 224, dtype=torch.uint8)).logits.shape == (5, 3)

@@ -61,9 +61,17 @@ def refuse_graphs(*_given: Any, **_named: Any) -> bytes:
     raise ExportError("no graph")
 
 
-@pytest.mark.parametrize("head", ["average-max", "attention", "multi-stage"])
-def test_engines_give_the_probabilities_of_torch(head: HeadName, fields: UInt8Array) -> None:
-    network = network_of("resnet18", head)
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [
+        ("resnet18", "average-max"),
+        ("resnet18", "attention"),
+        ("resnet18", "multi-stage"),
+        ("vit_tiny_patch16_224", "plain"),
+    ],
+)
+def test_engines_give_the_probabilities_of_torch(backbone: str, head: HeadName, fields: UInt8Array) -> None:
+    network = network_of(backbone, head)
     expected = model_of(network, "torch").predict(fields).probabilities
     assert expected.std(axis=0).max() > 1e-3
     for engine in ENGINES:
@@ -145,6 +153,15 @@ def test_an_engine_with_other_probabilities_is_refused(fields: UInt8Array, monke
     monkeypatch.setattr(choosing, "onnx_graph", lambda *_given, **_named: other)
     with pytest.raises(ExportError, match="differ from those of PyTorch by 0"):
         model_of(network, "openvino").predict(fields)
+
+
+def test_an_engine_that_fails_on_a_network_is_skipped(fields: UInt8Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_given: Any) -> Any:
+        raise ValueError("zero-dimensional arrays")
+
+    monkeypatch.setattr("cytoloc.predict.engines.openvino.OpenVinoEngine.__call__", fail)
+    with pytest.warns(EngineWarning, match="The engine openvino cannot compute this network: zero"):
+        assert model_of(network_of("resnet18"), "auto").predict(fields).provenance["engine"] == "onnx"
 
 
 def test_engines_that_are_impossible_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,14 @@ class TokenMap(nn.Module):
         tokens: Tensor = self.body(pixels)[:, self.body.num_prefix_tokens :]
         patch = self.body.patch_embed.patch_size
         patches = (patch, patch) if isinstance(patch, int) else patch
-        height, width = (edge // one for edge, one in zip(pixels.shape[2:], patches, strict=True))
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+        height, width = (int(edge) // one for edge, one in zip(pixels.shape[2:], patches, strict=True))
+        return torch.unflatten(tokens.transpose(1, 2), 2, (height, width))
+
+    def fix_size(self, height: int, width: int) -> None:
+        """Interpolate the positions for one size of images, in pixels. ONNX lacks this interpolation of timm."""
+        # The positions of DINO4Cells are interpolated in another way, which ONNX has.
+        if "_pos_embed" not in vars(self.body) and hasattr(self.body, "set_input_size"):
+            self.body.set_input_size(img_size=(height, width))
 
 
 class ChannelsFirst(nn.Module):

@@ -86,7 +86,8 @@ def with_dino_positions(body: Any) -> Any:
 
 def _add_positions(body: Any, patches: Tensor) -> Tensor:
     """Return the tokens of patches, shape ``(n, h, w, width)``, with the class token and positions."""
-    count, height, width, features = patches.shape
+    count, _, _, features = patches.shape
+    height, width = (int(edge) for edge in patches.shape[1:3])  # numbers, also while a graph is exported
     first, grid = body.pos_embed[:, :1], body.pos_embed[:, 1:]
     side = math.isqrt(grid.shape[1])
     if (height, width) != (side, side):

@@ -7,6 +7,7 @@ from typing import Final
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from cytoloc.errors import WeightsError, first_line
@@ -35,9 +36,8 @@ class ChannelBag(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the feature map, shape ``(n, channels * features, h, w)``."""
-        count, channels, height, width = pixels.shape
-        maps: Tensor = self.body(pixels.reshape(count * channels, 1, height, width))
-        return maps.reshape(count, channels * maps.shape[1], *maps.shape[2:])
+        maps: Tensor = self.body(pixels.flatten(0, 1).unsqueeze(1))
+        return torch.unflatten(maps, 0, (-1, pixels.shape[1])).flatten(1, 2)
 
 
 def read_morphem(path: Path, wanted: State, *, backbone: str) -> State:

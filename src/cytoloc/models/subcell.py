@@ -126,11 +126,19 @@ class AveragedHeads(nn.Module):
         """Return the logits."""
         features = feature_map.flatten(1)
         logits = torch.stack([head(features) for head in self.heads])
-        # The mean of probabilities and of their complements, so that extreme logits stay exact.
-        share = math.log(len(self.heads))
-        positive = nn.functional.logsigmoid(logits).logsumexp(dim=0) - share
-        negative = nn.functional.logsigmoid(-logits).logsumexp(dim=0) - share
-        return positive - negative
+        # The mean of probabilities and of their complements, so that extreme logits stay exact. `-softplus(-x)` is the
+        # logarithm of the sigmoid.
+        softplus = nn.functional.softplus
+        return _log_mean_exp(-softplus(-logits)) - _log_mean_exp(-softplus(logits))
+
+
+def _log_mean_exp(values: Tensor) -> Tensor:
+    """Return the logarithm of the mean of ``exp(values)`` over the first dimension.
+
+    ``torch.logsumexp`` becomes an operation of ONNX that OpenVINO computes over all dimensions.
+    """
+    highest = values.amax(dim=0)
+    return highest + (values - highest).exp().mean(dim=0).log()
 
 
 def empty_network(state: Mapping[str, Tensor]) -> Network:

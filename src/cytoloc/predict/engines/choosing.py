@@ -20,6 +20,7 @@ from cytoloc.predict.engines.engine import (
     Engine,
     EngineName,
     ModelPrecision,
+    Outputs,
     PixelsToOutputs,
     TorchEngine,
 )
@@ -121,9 +122,11 @@ def build_engines(
     for network, exact in zip(networks, reference, strict=True):
         channels = network.normalize.mean.shape[1]
         graph = onnx_graph(PixelsToOutputs(network), channels=channels, size=size, outputs=("logits", "features"))
-        one = _opened(engine, graph)
         fields = probe_fields(channels, size)
-        difference = float((exact(fields).logits.sigmoid() - one(fields).logits.sigmoid()).abs().max())
+        expected = exact(fields)
+        one, found = _opened(engine, graph, fields)
+        is_alike = found.logits.shape == expected.logits.shape and found.features.shape == expected.features.shape
+        difference = float((expected.logits.sigmoid() - found.logits.sigmoid()).abs().max()) if is_alike else np.inf
         if not difference <= PARITY:
             raise ExportError(
                 f"The engine {engine} computes probabilities that differ from those of PyTorch by {difference:.2g}.",
@@ -248,27 +251,34 @@ class EngineSet:
         return self._built[name, precision]
 
 
-def _opened(engine: EngineName, graph: bytes) -> Engine:
-    """Return the engine of a graph. Its library is imported here, because it is optional."""
+def _opened(engine: EngineName, graph: bytes, fields: torch.Tensor) -> tuple[Engine, Outputs]:
+    """Return the engine of a graph, and its outputs for some fields. The library is imported here: it is optional."""
     try:
+        opened: Engine
         if engine == "openvino":
             from cytoloc.predict.engines.openvino import OpenVinoEngine
 
-            return OpenVinoEngine(graph)
-        from cytoloc.predict.engines.onnx import OnnxEngine
+            opened = OpenVinoEngine(graph)
+        else:
+            from cytoloc.predict.engines.onnx import OnnxEngine
 
-        return OnnxEngine(graph)
+            opened = OnnxEngine(graph)
+        return opened, opened(fields)
     # A graph with an operation that the library lacks raises different exceptions of the library.
     except Exception as error:
+        reason = " ".join(str(error).split())
         raise ExportError(
-            f"The engine {engine} cannot compute this network: {error}.", hint="Use the engine torch."
+            f"The engine {engine} cannot compute this network: {reason}", hint="Use the engine torch."
         ) from error
 
 
 def probe_fields(channels: int, size: int) -> torch.Tensor:
-    """Return two fields with structure at all scales, uint8 of shape ``(2, channels, size, size)``."""
+    """Return fields with structure at all scales, uint8 of shape ``(3, channels, size, size)``.
+
+    Graphs are made from two fields. With another number, a graph that only takes two is detected.
+    """
     rng = np.random.default_rng(0)
-    smooth = torch.from_numpy(rng.random((2, channels, 8, 8), np.float32))
-    fine = torch.from_numpy(rng.random((2, channels, size, size), np.float32))
+    smooth = torch.from_numpy(rng.random((3, channels, 8, 8), np.float32))
+    fine = torch.from_numpy(rng.random((3, channels, size, size), np.float32))
     large = torch.nn.functional.interpolate(smooth, size=size, mode="bilinear")
     return (255 * large * (0.5 + 0.5 * fine)).to(torch.uint8)

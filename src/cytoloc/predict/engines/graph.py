@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cytoloc.errors import ExportError, MissingExtraError, first_line, installing
+from cytoloc.models.backbones import TokenMap
 from cytoloc.models.graphs import is_graph
 
 OPSET: Final = 17
@@ -47,7 +49,7 @@ def onnx_graph(module: nn.Module, *, channels: int, size: int, outputs: Sequence
             warnings.simplefilter("ignore")
             file = Path(place) / "model.onnx"
             torch.onnx.export(
-                module.eval(),
+                _of_one_size(module.eval(), example.to(device)),
                 (example.to(device),),
                 file,
                 input_names=["pixels"],
@@ -66,3 +68,20 @@ def onnx_graph(module: nn.Module, *, channels: int, size: int, outputs: Sequence
         raise ExportError(
             f"The network cannot be converted to ONNX: {first_line(error)}.", hint="Use the engine torch."
         ) from error
+
+
+def _of_one_size(module: nn.Module, example: Tensor) -> nn.Module:
+    """Return the module, or a copy whose vision transformers take images of the size of an example only."""
+    if not any(isinstance(part, TokenMap) for part in module.modules()):
+        return module
+    fixed = copy.deepcopy(module)
+    # What a transformer gets can be larger than the fields.
+    hooks = [
+        part.register_forward_pre_hook(lambda part, given: part.fix_size(*given[0].shape[2:]))
+        for part in fixed.modules()
+        if isinstance(part, TokenMap)
+    ]
+    fixed(example)
+    for hook in hooks:
+        hook.remove()
+    return fixed
