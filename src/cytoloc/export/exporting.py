@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from cytoloc._typing import Float32Array, UInt8Array
+from cytoloc._typing import Float32Array
 from cytoloc.choices import check_type, refuse_unknown
 from cytoloc.errors import ExportError, MissingExtraError, SettingsError, installing
 from cytoloc.export.card import ExportFormat, export_card
@@ -76,7 +78,14 @@ def export_model(
     fields = probe_fields(len(loaded.channels), loaded.size).numpy()
     exact = Model(networks, loaded.info, decision=loaded.decision, device="cpu", engine="torch")
     expected = exact.probabilities(fields, tta=tta)
-    _refuse_other(_of_onnxruntime(graph, fields), expected, library="ONNX Runtime")
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Export needs the library onnxruntime.", hint=installing("engines")) from error
+    with _computing("ONNX Runtime"):
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        found = session.run([OUTPUT], {"pixels": fields})[0]
+    _refuse_other(found, expected, library="ONNX Runtime")
     if format == "bioimageio":
         from cytoloc.export.bioimageio import write_package
 
@@ -91,10 +100,11 @@ def export_model(
                 raise MissingExtraError(
                     "This format needs the library openvino.", hint=installing("engines")
                 ) from error
-            core = openvino.Core()
-            read = core.read_model(model=graph, weights=b"")
-            compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-            _refuse_other(compiled([fields])[0], expected, library="OpenVINO")
+            with _computing("OpenVINO"):
+                core = openvino.Core()
+                read = core.read_model(model=graph, weights=b"")
+                found = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([fields])[0]
+            _refuse_other(found, expected, library="OpenVINO")
             # This also writes model.bin.
             openvino.save_model(read, str(folder / "model.xml"), compress_to_fp16=False)
         np.save(folder / "test_input.npy", fields)
@@ -119,22 +129,29 @@ def model_facts(model: Model, *, tta: int) -> dict[str, Any]:
     }
 
 
-def _of_onnxruntime(graph: bytes, fields: UInt8Array) -> Float32Array:
-    """Return the probabilities that ONNX Runtime computes for fields."""
+@contextmanager
+def _computing(library: str) -> Iterator[None]:
+    """Turn the exceptions of a library that computes an exported graph into :class:`ExportError`."""
     try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Export needs the library onnxruntime.", hint=installing("engines")) from error
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run([OUTPUT], {"pixels": fields})[0], np.float32)
+        yield
+    # A graph with an operation that the library lacks raises different exceptions.
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ExportError(
+            f"{library} cannot compute the exported graph: {reason}.",
+            hint="Report this model, or use it through cytoloc.",
+        ) from error
 
 
 def _refuse_other(found: Float32Array, expected: Float32Array, *, library: str) -> None:
     """Raise if a library computes other probabilities than the model."""
-    difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else np.inf
-    if not difference <= PARITY:
-        raise ExportError(
-            f"{library} computes probabilities for the exported graph that differ from those of the model by"
-            f" {difference:.2g}.",
-            hint="Report this model, or use it through cytoloc.",
-        )
+    if found.shape != expected.shape:
+        what = f"of the shape {found.shape}, not {expected.shape}"
+    elif not (difference := float(np.abs(found - expected).max())) <= PARITY:
+        what = f"that differ from those of the model by {difference:.2g}"
+    else:
+        return
+    raise ExportError(
+        f"{library} computes probabilities for the exported graph {what}.",
+        hint="Report this model, or use it through cytoloc.",
+    )

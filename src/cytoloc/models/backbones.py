@@ -67,8 +67,8 @@ class TokenMap(nn.Module):
         return torch.unflatten(tokens.transpose(1, 2), 2, (height, width))
 
     def fix_size(self, height: int, width: int) -> None:
-        """Interpolate the positions for one size of images, in pixels. ONNX lacks this interpolation of timm."""
-        # The positions of DINO4Cells are interpolated in another way, which ONNX has.
+        """Interpolate the positions for one size of images, in pixels, if timm does this in a way that ONNX lacks."""
+        # DINO4Cells interpolates its positions in another way, which ONNX has.
         if "_pos_embed" not in vars(self.body) and hasattr(self.body, "set_input_size"):
             self.body.set_input_size(img_size=(height, width))
 

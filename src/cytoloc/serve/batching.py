@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -92,7 +92,6 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="model")
         self._tasks: list[asyncio.Task[None]] = []
-        self._is_stopped = False
         self.batches = 0
         self.fields = 0
 
@@ -109,11 +108,9 @@ class Batcher:
         self._tasks = [asyncio.create_task(self._run()) for _ in range(AT_ONCE)]
 
     async def stop(self) -> None:
-        """Stop computing. Fields without predictions get a BusyError."""
-        self._is_stopped = True
+        """Stop computing. The server calls this after all requests were answered, and all batch jobs are finished."""
         for task in self._tasks:
             task.cancel()
-        _refuse(self._waiting)
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
     async def in_thread(
@@ -158,15 +155,13 @@ class Batcher:
         Raises:
             ChannelError: If a channel is missing and has no substitute.
             SettingsError: If ``tta`` is invalid.
-            BusyError: If too many fields wait, or the service stops.
+            BusyError: If too many fields wait.
         """
         find_planes(self.model.channels, channels, absent=absent, where="The image")
         if tta is not None:
             check_tta(tta)
-        while is_patient and not self._is_stopped and len(self._waiting) >= max(1, self._max_waiting // 2):
+        while is_patient and len(self._waiting) >= max(1, self._max_waiting // 2):
             await asyncio.sleep(_PAUSE_S)
-        if self._is_stopped:
-            raise _stopping()
         if len(self._waiting) >= self._max_waiting:
             raise BusyError(f"{len(self._waiting)} fields wait for the model.", hint="Try again in a few seconds.")
         answer: asyncio.Future[Predictions] = asyncio.get_running_loop().create_future()
@@ -192,9 +187,6 @@ class Batcher:
                     tta=jobs[0].tta,
                     batch_size=self._batch_size,
                 )
-            except asyncio.CancelledError:
-                _refuse(jobs)
-                raise
             except Exception as error:  # noqa: BLE001  see below
                 # Broad on purpose: whatever a library raises, each request gets it, and the next batch is computed.
                 for job in jobs:
@@ -216,15 +208,3 @@ class Batcher:
         taken = {id(job) for job in jobs}
         self._waiting = deque(job for job in self._waiting if id(job) not in taken)
         return tuple(jobs)
-
-
-def _refuse(jobs: Iterable[_Waiting]) -> None:
-    """Answer fields that wait with an error, because the service stops."""
-    for job in jobs:
-        if not job.answer.done():
-            job.answer.set_exception(_stopping())
-
-
-def _stopping() -> BusyError:
-    """Return the error for fields that get no predictions, because the service stops."""
-    return BusyError("The service is stopping.", hint="Try again when it runs again.")

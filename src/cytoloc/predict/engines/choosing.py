@@ -33,6 +33,9 @@ EngineChoice = Literal["auto", "torch", "openvino", "onnx"]
 LIBRARIES: Final[dict[Literal["openvino", "onnx"], str]] = {"openvino": "openvino", "onnx": "onnxruntime"}
 """The library of each engine other than torch, the fastest one first."""
 
+FEATURE_PARITY: Final = 0.001
+"""Largest difference of features between an engine and PyTorch, as a share of the largest feature."""
+
 WORTH_CONVERTING: Final = 32
 """Number of fields from which ``auto`` converts networks. Fewer fields take PyTorch less time than the conversion."""
 
@@ -110,7 +113,7 @@ def build_engines(
         The engines, in the order of the networks.
 
     Raises:
-        ExportError: If a network cannot be converted, or the engine computes other probabilities.
+        ExportError: If a network cannot be converted, or the engine cannot compute it or computes other values.
     """
     reference = [TorchEngine(network, device=device, precision=precision) for network in networks]
     if engine == "torch":
@@ -125,13 +128,22 @@ def build_engines(
         fields = probe_fields(channels, size)
         expected = exact(fields)
         one, found = _opened(engine, graph, fields)
-        is_alike = found.logits.shape == expected.logits.shape and found.features.shape == expected.features.shape
-        difference = float((expected.logits.sigmoid() - found.logits.sigmoid()).abs().max()) if is_alike else np.inf
-        if not difference <= PARITY:
-            raise ExportError(
-                f"The engine {engine} computes probabilities that differ from those of PyTorch by {difference:.2g}.",
-                hint="Use the engine torch.",
-            )
+        largest = expected.features.abs().max().clamp(min=1e-12)
+        for what, limit, same, other in (
+            ("probabilities", PARITY, expected.logits.sigmoid(), found.logits.sigmoid()),
+            ("features", FEATURE_PARITY, expected.features / largest, found.features / largest),
+        ):
+            if other.shape != same.shape:
+                raise ExportError(
+                    f"The engine {engine} computes {what} of the shape {(*other.shape,)}, not {(*same.shape,)}.",
+                    hint="Use the engine torch.",
+                )
+            difference = float((same - other).abs().max())
+            if not difference <= limit:
+                raise ExportError(
+                    f"The engine {engine} computes {what} that differ from those of PyTorch by {difference:.2g}.",
+                    hint="Use the engine torch.",
+                )
         built.append(one)
     return built
 
@@ -266,9 +278,9 @@ def _opened(engine: EngineName, graph: bytes, fields: torch.Tensor) -> tuple[Eng
         return opened, opened(fields)
     # A graph with an operation that the library lacks raises different exceptions of the library.
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise ExportError(
-            f"The engine {engine} cannot compute this network: {reason}", hint="Use the engine torch."
+            f"The engine {engine} cannot compute this network: {reason}.", hint="Use the engine torch."
         ) from error
 
 

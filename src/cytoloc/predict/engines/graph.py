@@ -71,7 +71,7 @@ def onnx_graph(module: nn.Module, *, channels: int, size: int, outputs: Sequence
 
 
 def _of_one_size(module: nn.Module, example: Tensor) -> nn.Module:
-    """Return the module, or a copy whose vision transformers take images of the size of an example only."""
+    """Return the module, or a copy whose vision transformers have positions for images of the size of an example."""
     if not any(isinstance(part, TokenMap) for part in module.modules()):
         return module
     fixed = copy.deepcopy(module)
