@@ -32,6 +32,8 @@ def test_runs_are_found_alone_and_in_folders(tmp_path: Path) -> None:
         find_runs([tmp_path / "runs", tmp_path / "runs" / ".." / "runs" / "a-fold0"])
     with pytest.raises(FormatError, match="curves contains no run"):
         find_runs([one, tmp_path / "runs" / "curves"])
+    with pytest.raises(FormatError, match=r"The folder .*nowhere does not exist"):
+        find_runs([one, tmp_path / "nowhere"])
 
 
 def test_runs_that_are_not_finished_are_all_named(tmp_path: Path) -> None:

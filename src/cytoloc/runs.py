@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cytoloc.errors import FormatError, LabelSetError
-from cytoloc.files import FileFormat, read_json, refuse_given_twice
+from cytoloc.files import FileFormat, existing, read_json, refuse_given_twice
 from cytoloc.labels.label_set import LabelSet
 
 RUN_FORMAT: Final = FileFormat("cytoloc-run", 1, "run of `cytoloc train`")
@@ -43,11 +43,12 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         The folders of the runs.
 
     Raises:
-        FormatError: If a path contains no run.
+        FormatError: If a path does not exist, or contains no run.
         SettingsError: If a run is given twice.
     """
     folders: list[Path] = []
     for path in paths:
+        existing(path, error=FormatError, what="folder")
         inside = [path] if is_run(path) else sorted(file.parent for file in path.glob(f"[!.]*/{HEADER}"))
         if not inside:
             raise FormatError(f"{path} contains no run.", hint="Give runs, or the --out folder of `cytoloc train`.")

@@ -161,13 +161,13 @@ def _evaluate_locations(
     from cytoloc.dataset.labeled import open_labels
     from cytoloc.decide import evaluate as evaluated
     from cytoloc.errors import SettingsError
-    from cytoloc.files import check_outputs, new_files
+    from cytoloc.files import check_outputs, existing, new_files
     from cytoloc.labels.lists import read_groups, read_known, read_labels
     from cytoloc.prediction_files import prediction_files
     from cytoloc.predictions import Predictions, combine
     from cytoloc.report.tables import class_rows, summary_lines
 
-    if decided.is_dir() or decided.suffix == ".parquet":
+    if decided.is_dir() or existing(decided).suffix == ".parquet":
         raise SettingsError(
             f"{decided} has predictions, not locations.", hint="Use --metric map, or apply a decision first."
         )
