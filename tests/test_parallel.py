@@ -13,7 +13,7 @@ from threading import Event
 import pytest
 
 from cytoloc.errors import WorkerError
-from cytoloc.parallel import in_order, one_ahead, processes
+from cytoloc.parallel import in_order, one_ahead, pool_or_threads, processes
 
 
 def test_results_keep_their_order() -> None:
@@ -61,6 +61,22 @@ def test_nobody_waits_for_threads_whose_results_are_not_needed() -> None:
         results.close()  # type: ignore[attr-defined]
     assert ended == []
     go.set()
+
+
+def test_calls_that_write_have_ended_when_the_caller_stops() -> None:
+    began, ended = [], []
+
+    def slow(number: int) -> int:
+        began.append(number)
+        time.sleep(0.05 * number)
+        ended.append(number)
+        return number
+
+    with pytest.raises(KeyboardInterrupt), pool_or_threads(None) as pool:
+        for _ in in_order(slow, range(9), pool=pool):
+            raise KeyboardInterrupt
+    assert len(began) > 1
+    assert sorted(began) == sorted(ended)
 
 
 def test_stopping_is_left_to_the_process_that_started_the_others() -> None:

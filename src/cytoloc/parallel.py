@@ -7,6 +7,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import connection, parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
 from threading import Thread
@@ -28,7 +29,7 @@ def in_order(
     """Yield ``function(item)`` for each item, in order, computing a few items ahead.
 
     Unlike ``Executor.map``, items are taken one by one, so memory does not grow with their number. If the caller stops
-    early, calls that have begun end in the background.
+    early, calls that have begun end in the background. If they write files, give a pool of :func:`pool_or_threads`.
 
     Args:
         function: The function, which is called in the pool.
@@ -68,6 +69,19 @@ def in_order(
             future.cancel()
         if pool is None:
             executor.shutdown(wait=not is_closed)
+
+
+@contextmanager
+def pool_or_threads(pool: Executor | None) -> Iterator[Executor]:
+    """Provide a pool, or one thread per core, whose calls have ended when the block ends."""
+    if pool is not None:
+        yield pool
+        return
+    threads = ThreadPoolExecutor(usable_cores())
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:

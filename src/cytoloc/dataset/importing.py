@@ -35,7 +35,7 @@ from cytoloc.errors import ChannelError, FormatError, ImageError, OutputExistsEr
 from cytoloc.files import disk_errors, existing, locked, refuse_existing, refuse_url
 from cytoloc.images.scale import Scaling
 from cytoloc.labels.label_set import LabelSet
-from cytoloc.parallel import in_order
+from cytoloc.parallel import in_order, pool_or_threads
 
 SHARE_BYTES: Final = 8 * 2**20
 """Uncompressed pixels per task, because starting a task for one small field costs as much as loading the field."""
@@ -254,7 +254,8 @@ def import_fields(
             manifest, record = _resume(source, path, options, size=size, of_cells=of_cells)
             writer = DatasetWriter(path, manifest)
             try:
-                record = _pack(source, writer, record, options, pool=pool)
+                with pool_or_threads(pool) as executor:
+                    record = _pack(source, writer, record, options, pool=executor)
                 return _finish(writer, record, append=options.append)
             finally:
                 writer.discard()
@@ -324,7 +325,7 @@ def _resume(
 
 
 def _pack(
-    source: FieldSource, writer: DatasetWriter, record: ImportRecord, options: ImportOptions, *, pool: Executor | None
+    source: FieldSource, writer: DatasetWriter, record: ImportRecord, options: ImportOptions, *, pool: Executor
 ) -> ImportRecord:
     """Load, compress and add the remaining items, and return the record of all items. The last segment is pending."""
     items, manifest, files = source.items, writer.manifest, StoredFiles(writer.folder)

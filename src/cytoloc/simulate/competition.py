@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from cytoloc._typing import Progress
 from cytoloc.choices import check_type
-from cytoloc.parallel import in_order
+from cytoloc.parallel import in_order, pool_or_threads
 from cytoloc.simulate.field import draw_field, photograph
 from cytoloc.simulate.files import (
     has_files,
@@ -74,9 +74,10 @@ def simulate_competition(
             folder.mkdir(parents=True, exist_ok=True)
             kind: Literal["png", "jpg"] = "jpg" if name == "external" else "png"
             draw = partial(_draw_files, folder=folder, kind=kind, size=design.size)
-            for _ in in_order(draw, sets[name].plans, pool=pool):
-                done += 1
-                progress(done, total)
+            with pool_or_threads(pool) as executor:
+                for _ in in_order(draw, sets[name].plans, pool=executor):
+                    done += 1
+                    progress(done, total)
         write_labels(path / "train.csv", {plan.row.id: plan.row.labels or () for plan in sets["train"].given})
         test = sets["test"].plans
         write_rows(path / "sample_submission.csv", ["Id", "Predicted"], [(plan.row.id, "0") for plan in test])

@@ -23,7 +23,7 @@ from cytoloc.choices import check_type
 from cytoloc.errors import OutputExistsError
 from cytoloc.files import FileFormat, disk_errors, locked, read_json, refuse_existing, write_json
 from cytoloc.labels.label_set import LabelSet
-from cytoloc.parallel import in_order
+from cytoloc.parallel import in_order, pool_or_threads
 from cytoloc.simulate.field import Photograph, photograph
 from cytoloc.simulate.optics import Bits
 from cytoloc.simulate.plan import Design, FieldPlan, Locations, plan_study
@@ -157,8 +157,9 @@ def _draw_files(
     plans: Sequence[FieldPlan], draw: Callable[[FieldPlan], None], pool: Executor | None, progress: Progress
 ) -> None:
     """Simulate fields that are written to files of their own."""
-    for number, _ in enumerate(in_order(draw, plans, pool=pool), start=1):
-        progress(number, len(plans))
+    with pool_or_threads(pool) as executor:
+        for number, _ in enumerate(in_order(draw, plans, pool=executor), start=1):
+            progress(number, len(plans))
 
 
 def _draw_once(plan: FieldPlan, *, folder: Path, suffix: str, bits: Bits = 8) -> None:
