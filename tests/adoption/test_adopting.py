@@ -168,17 +168,22 @@ class Code:
 
 def test_other_files_are_refused_with_the_reason(cli: Cli, densenet: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.cytoloc"
-    code, cut, odd, renamed = (tmp_path / f"{name}.pth" for name in ("code", "cut", "odd", "bestfitting"))
+    code, cut, odd, renamed, script = (
+        tmp_path / f"{name}.pth" for name in ("code", "cut", "odd", "bestfitting", "script")
+    )
     torch.save({"state_dict": Code(tmp_path / "ran")}, code)
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Code(tmp_path / "ran")))
     whole = densenet.read_bytes()
     cut.write_bytes(whole[: len(whole) // 2])
     torch.save({"layer1.0.conv1.weight": torch.zeros(1), "logit.bias": torch.zeros(19)}, odd)
+    with pytest.warns(FutureWarning, match="deprecated"):
+        torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1)).save(str(script))
     renamed.write_bytes(whole)
     cases: list[tuple[Path, dict[str, str], type[CytolocError], str]] = [
         (code, {"variant": "plain"}, WeightsError, "contains code, not only weights. The code was not run"),
         (tmp_path / "plain.pkl", {"variant": "plain"}, WeightsError, "was not run|cannot be read as weights"),
         (cut, {"variant": "plain"}, WeightsError, "damaged"),
+        (script, {"variant": "plain"}, WeightsError, "is a TorchScript file, which contains code"),
         (odd, {"variant": "plain"}, WeightsError, r"another network than densenet121: \d+ of 739 tensors are missing,"),
         (odd, {"variant": "plain"}, WeightsError, r"1 are left over, such as layer1.*\(19,\) instead of \(28,\)"),
         (densenet, {"sha256": "ab" * 32}, WeightsError, "has the SHA-256 [0-9a-f]{64}, but `sha256` is abab"),

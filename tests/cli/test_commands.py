@@ -32,6 +32,9 @@ def test_help_names_every_command_and_each_has_an_example(cli: Cli) -> None:
         "demo", "simulate", "info", "show", "folds", "recipes", "train", "predict", "ensemble", "evaluate",
         "import kaggle", "decide fit", "decide apply",
     ]  # fmt: skip
+    # In the order in which the data pass through them.
+    places = [top.out.index(f" {command} ") for command in ("import", "folds", "train", "predict", "decide", "report")]
+    assert places == sorted(places)
     for command in commands:
         assert command.split()[0] in top.out
         said = cli(*command.split(), "--help")

@@ -29,7 +29,7 @@ def test_folds_are_made_drawn_and_checked(cli: Cli, study: Dataset, tmp_path: Pa
     out, sheet = tmp_path / "folds.csv", tmp_path / "folds.png"
     made = cli("folds", study.path, "-k", 3, "--out", out, "--sheet", sheet)
     assert made.code == 0, made.err
-    assert "a random split would separate" in made.out
+    assert "A random split would separate" in made.out
     assert sheet.stat().st_size > 10_000
     checked = cli("folds", study.path, "--check", out)
     assert checked.code == 0, checked.err

@@ -115,8 +115,8 @@ def test_a_panel_has_the_channels_that_there_are(channels: tuple[str, ...]) -> N
 def test_the_legend_names_channels_and_colors() -> None:
     assert legend(["protein"]) == "protein"
     assert legend(SIX) == (
-        "composite (microtubules red, protein green, nucleus blue, er yellow, actin cyan, golgi magenta)"
-        " · protein · microtubules, nucleus, er, actin, golgi"
+        "left: composite (microtubules red, protein green, nucleus blue, er yellow, actin cyan, golgi magenta);"
+        " middle: protein; right: microtubules, nucleus, er, actin, golgi"
     )
 
 

@@ -83,7 +83,7 @@ def test_the_same_image_gives_the_same_numbers_in_all_forms(
         found = probabilities(response.json())
         assert max(abs(found[key] - value) for key, value in by_key.items()) < 1e-4, what
     first = answers["one PNG per channel"].json()["fields"][0]
-    assert first["id"] == "C03_protein"
+    assert first["id"] == "C03"
     assert answers["TIFF"].json()["fields"][0]["id"] == "C03_2"
     decided = {each["name"] for each in first["locations"] if each["predicted"]}
     assert decided == {each.name for each in expected.locations[0]}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 import cytoloc
 from cytoloc.cli import (
@@ -40,7 +41,25 @@ from cytoloc.cli.console import as_flags, printed_warnings
 from cytoloc.errors import CytolocError
 from cytoloc.files import storage_error
 
+ORDER: Final = (
+    *("demo", "simulate", "fetch", "import", "info", "show", "labels"),
+    *("duplicates", "leak", "audit", "folds"),
+    *("recipes", "train", "tune", "predict", "merge", "ensemble", "decide", "evaluate", "report"),
+    *("explain", "embed", "segment", "aggregate"),
+    *("bundle", "export", "models", "adopt", "adjust", "serve", "reproduce"),
+)
+"""The commands in the order of ``cytoloc --help``: the order in which the data pass through them."""
+
+
+class _Ordered(TyperGroup):
+    """The commands, listed in :data:`ORDER`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
+    cls=_Ordered,
     help="Predict which cell compartments a fluorescently labeled protein is in.\n\nExample: `cytoloc demo`"
     " runs the whole workflow on simulated cells.",
     no_args_is_help=True,

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from cytoloc.labels.label_list import LabelList
     from cytoloc.predictions import Predictions
 
-RULE_OPTIONS = {"never blank": "--blank", "averaged groups": "decide apply --groups"}
+RULE_OPTIONS = {
+    "never blank": "--blank",
+    "averaged groups": "decide apply --groups, with the near-duplicates of the new fields",
+}
 """The option that turns on each rule that ``decide fit`` can report as off."""
 
 

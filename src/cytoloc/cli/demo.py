@@ -54,7 +54,7 @@ def demo(
             f"{out} already exists, and is not from a demo with these settings.",
             hint="Nothing was changed. Remove it, or choose another place: --out DIR, or `make demo DEMO=DIR`.",
         )
-    typer.echo("This demo uses simulated cells: its figures say nothing about real images.")
+    typer.echo("This demo uses simulated cells: its scores say nothing about real images.")
     for line in steps(out, **settings):
         typer.secho(f"\n$ cytoloc {line}", bold=True)
         words = shlex.split(line)

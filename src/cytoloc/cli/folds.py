@@ -170,14 +170,14 @@ def _summary(
         lines.append("No group is in two folds.")
     if found.together:
         lines.append(
-            f"{counted(found.together, 'pair')} of fields belong together; a random split would separate"
-            f" {found.cut_at_random}, these folds none."
+            f"{counted(found.together, 'pair')} of fields must be in the same fold. A random split would separate"
+            f" {found.cut_at_random} of them, these folds separate none."
         )
     if found.worst and not alike:
         number, ratio = found.worst
         lines.append(
-            f"Least even location: {found.label_set[number].name},"
-            f" {', '.join(map(str, found.class_fields[number]))} fields per fold (range {ratio:.1%} of the mean)."
+            f"The least evenly divided location is {found.label_set[number].name}, with"
+            f" {min(found.class_fields[number])} to {max(found.class_fields[number])} fields per fold."
             if ratio
             else "For every location, the numbers of fields per fold differ by one at most."
         )
@@ -191,7 +191,7 @@ def _summary(
     ]
     if counts["alone"]:
         lines.append(
-            f"{counted(counts['alone'], 'field')} without a known {group}: only --pairs can group them with others."
+            f"{counted(counts['alone'], 'field')} without a known {group}: only --pairs can keep them together."
         )
     if counts["half_strange_pairs"]:
         lines.append(

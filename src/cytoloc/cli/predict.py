@@ -328,6 +328,7 @@ def _predict_into_files(
     from cytoloc.dataset.quarantine import Rejected, examples, write_quarantine
     from cytoloc.files import new_files
     from cytoloc.labels.lists import write_locations
+    from cytoloc.predict.sources import DatasetSource
     from cytoloc.prediction_files import write_predictions
     from cytoloc.predictions import training_caution
     from cytoloc.report.prediction_tables import check_table_rows, write_table
@@ -360,7 +361,9 @@ def _predict_into_files(
     if table:
         typer.echo(f"{table}: table with one row per {row if rows == 'fields' else f'{row} and location'}.")
     if model.decision is not None and (locations or table):
-        typer.echo(f"Next: look at the predictions, for example with `cytoloc show DATASET --predictions {out}`.")
+        datasets = [source.name for source in sources if isinstance(source, DatasetSource)]
+        also = f", or see the images: cytoloc show {datasets[0]} --predictions {out}" if datasets else "."
+        typer.echo(f"Next: open {table or locations}{also}")
     elif model.decision is not None:
         typer.echo("Next: predict again with --table locations.csv to read the locations by name.")
     else:

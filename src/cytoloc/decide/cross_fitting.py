@@ -278,7 +278,7 @@ def select_method(
     best = max(better, key=lambda i: float(table[i]["macro_f1"]), default=first)
     reason = f"{table[first]['method']} has the lowest cross-fitted log loss ({known[first]:.4f})"
     if best == first:
-        reason += ", and no method without probabilities has a macro F1 higher by more than two standard errors."
+        reason += ". The macro F1 of no candidate without a log loss is higher by more than two standard errors."
     else:
         gain, error = table[best]["gain"], table[best]["standard_error"]
         reason += f", but the macro F1 of {table[best]['method']} is higher by {gain:.4f} ± {error:.4f}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,8 @@ def read_checkpoint(path: Path, *, hint: str = "Check model.weights.") -> Any:
     """
     try:
         # Training scripts often store their options, which are plain values.
-        with torch.serialization.safe_globals([Namespace]):
+        with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*TorchScript archive")
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"The weights file {path} does not exist.", hint=hint) from None
@@ -38,6 +40,11 @@ def read_checkpoint(path: Path, *, hint: str = "Check model.weights.") -> Any:
         raise WeightsError(f"{path} cannot be read: {first_line(error)}.", hint=hint) from error
     # A damaged archive raises different exceptions of pickle, zip and torch.
     except Exception as error:
+        if "TorchScript archive" in str(error):
+            raise WeightsError(
+                f"{path} is a TorchScript file, which contains code, not only weights. The code was not run.",
+                hint="Get a file with weights only, as torch.save(network.state_dict(), PATH) writes it.",
+            ) from error
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise WeightsError(
                 f"{path} contains code, not only weights. The code was not run.",

@@ -66,7 +66,7 @@ def training_curve(logs: Mapping[str, str | Path], path: str | Path) -> None:
         scores.plot(table["epoch"], table["val_macro_f1"], color=color, label=name)
     losses.set(xlabel="epoch", ylabel="loss", title="Loss: validation (solid) and training (dotted)")
     scores.set(xlabel="epoch", ylabel="macro F1, threshold 0.5", title="Validation fold, before thresholds are fitted")
-    scores.set_ylim(bottom=0)
+    scores.set_ylim(0, 1.05 * max(scores.get_ylim()[1], 0.1))
     for axes in (losses, scores):
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -193,13 +193,14 @@ def legend(channels: Sequence[str], palette: Palette = "hpa") -> str:
     """Return a legend of a panel, with the colors of the composite.
 
     >>> legend(["protein", "nucleus"])
-    'composite (protein green, nucleus blue) · protein · nucleus'
+    'left: composite (protein green, nucleus blue); middle: protein; right: nucleus'
     """
     others = ", ".join(channel for channel in channels if channel != PROTEIN)
     if not others:
         return PROTEIN
     pairs = zip(channels, colors_of(channels, palette), strict=True)
-    return f"composite ({', '.join(f'{name} {color.name}' for name, color in pairs)}) · {PROTEIN} · {others}"
+    colored = ", ".join(f"{name} {color.name}" for name, color in pairs)
+    return f"left: composite ({colored}); middle: {PROTEIN}; right: {others}"
 
 
 def composite(image: UInt8Array, channels: Sequence[str], palette: Palette = "hpa") -> UInt8Array:

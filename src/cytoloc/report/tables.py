@@ -9,7 +9,7 @@ from cytoloc.decide.evaluation import Evaluation
 
 
 def class_rows(classes: pl.DataFrame) -> Table:
-    """Return the table of the classes that occur, for the terminal."""
+    """Return the table of the locations that some field has, for the terminal."""
     seen = classes.filter(pl.col("positives") > 0)
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     headings = {
@@ -21,9 +21,9 @@ def class_rows(classes: pl.DataFrame) -> Table:
         "recall": "recall",
         "f1": "F1",
         "chance_f1": "chance F1",
-        "average_precision": "AP",
-        "roc_auc": "AUC",
-        "calibration_error": "ECE",
+        "average_precision": "avg. precision",
+        "roc_auc": "ROC AUC",
+        "calibration_error": "calib. error",
     }
     shown = {name: heading for name, heading in headings.items() if name in seen.columns}
     for name, heading in shown.items():
@@ -55,7 +55,7 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
         )
     if common["classes"]:
         lines.append(
-            f"over the {common['classes']} classes with at least {evaluation.min_positives} labeled fields:"
+            f"over the {common['classes']} locations that at least {evaluation.min_positives} fields have:"
             f"  macro F1 {common['macro_f1']:.3f} (chance {common['chance_macro_f1']:.3f})"
         )
         if "mean_average_precision" in common:

@@ -14,6 +14,7 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -224,7 +225,12 @@ def _client(scope: Scope) -> str:
 def log_as_json() -> None:
     """Write the log of the service to standard error: a JSON object per line. Images are never part of it."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    # uvicorn gives its messages a second time, with color codes of terminals.
+    handler.setFormatter(
+        JsonFormatter(
+            "%(asctime)s %(levelname)s %(name)s %(message)s", reserved_attrs=[*RESERVED_ATTRS, "color_message"]
+        )
+    )
     for name in ("cytoloc.serve", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,15 +148,13 @@ def _picks(
 
 
 def _ids(given: Sequence[str], files: Mapping[str, list[UploadFile]], count: int) -> list[str]:
-    """Return the id of each field: as given, or the name of its file."""
+    """Return the id of each field: as given, or the name of its file without the part that states the channel."""
     if given and len(given) != count:
         raise SettingsError(f"There are {len(given)} ids for {count} fields.", hint="Send one id per field, or none.")
-    named = files.get(PROTEIN) or next(iter(files.values()))
     ids: list[str] = []
     for number in range(count):
-        name, suffix = _name_and_suffix(named[number])
-        stem = name[: len(name) - len(suffix)].removesuffix(".ome")
-        name = (given[number] if given else stem)[:LONGEST_ID].strip() or f"{number + 1}"
+        name = given[number] if given else _common_name([found[number] for found in files.values()])
+        name = name[:LONGEST_ID].strip() or f"{number + 1}"
         refuse_unprintable(name)
         if name in ids:
             if given:
@@ -162,6 +162,19 @@ def _ids(given: Sequence[str], files: Mapping[str, list[UploadFile]], count: int
             name = next(other for n in range(2, count + 2) if (other := f"{name}_{n}") not in ids)
         ids.append(name)
     return ids
+
+
+def _common_name(files: Sequence[UploadFile]) -> str:
+    """Return the name of a file without its suffix; of several files, the words with which all their names begin."""
+    names = []
+    for file in files:
+        name, suffix = _name_and_suffix(file)
+        names.append(name[: len(name) - len(suffix)].removesuffix(".ome"))
+    if len(names) == 1:
+        return names[0]
+    words = zip(*(re.split(r"([_\-. ])", name) for name in names), strict=False)
+    same = itertools.takewhile(lambda several: len(set(several)) == 1, words)
+    return "".join(several[0] for several in same).rstrip("_-. ")
 
 
 def _name_and_suffix(file: UploadFile) -> tuple[str, str]:

@@ -186,7 +186,7 @@ class EpochLog(lightning.Callback):
         left = f", {expected_end(seconds_left(self.schedule, took), now=self.now())}" if len(took) < epochs else ""
         return (
             f"{self.name}  epoch {row['epoch']:>2}/{epochs}  train loss {row['train_loss']:.3f}"
-            f"  validation loss {row['val_loss']:.3f}  macro F1 at 0.5 {row['val_macro_f1']:.3f}"
+            f"  validation loss {row['val_loss']:.3f}  macro F1 {row['val_macro_f1']:.3f} (threshold 0.5)"
             + "".join(f"  {name} {row[name]:.3f}" for name in self.metrics)
             + f"  {row['images_per_second']:.0f} images/s{', backbone frozen' if frozen else ''},"
             f" {row['data_wait']:.1%} waiting for data{left}"

@@ -4,6 +4,12 @@ import { drawCell } from "./cell.js";
 import { Viewer } from "./viewer.js";
 
 const FEW = 8;
+const ON_REAL_IMAGES = {
+  "transfers": "also found on real images",
+  "partly transfers": "partly found on real images",
+  "does not transfer": "not found on real images",
+  "unknown": "not measured on real images",
+};
 const $ = (id) => document.getElementById(id);
 
 /** Return a new element with properties and children. */
@@ -103,7 +109,7 @@ export class ResultView {
     const track = make("span", { className: "track" });
     track.innerHTML = `<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect width="${100 * location.probability}" height="10" fill="var(${location.predicted ? "--bar" : "--bar-off"})"/>${threshold}</svg>`;
     const name = make("span", { className: `name${location.predicted ? " is-predicted" : ""}`, textContent: `${location.predicted ? "✓ " : ""}${location.name}` });
-    if (location.knowledge) name.append(make("span", { className: "note", textContent: `on real images: ${location.knowledge}` }));
+    if (location.knowledge) name.append(make("span", { className: "note", textContent: ON_REAL_IMAGES[location.knowledge] ?? location.knowledge }));
     button.append(name, track, make("span", { className: "value", textContent: location.probability.toFixed(2) }));
     button.onclick = () => this.choose(location);
     return make("li", {}, button);
