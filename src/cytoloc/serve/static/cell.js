@@ -55,7 +55,7 @@ export function drawCell(parent, locations) {
   const byName = new Map(locations.map((location) => [location.name.toLowerCase(), location]));
   const drawn = new Set();
   const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 400 240");
+  svg.setAttribute("viewBox", "0 0 414 240");
   svg.setAttribute("role", "img");
   const found = locations.filter((each) => each.predicted ?? each.probability >= 0.5).map((each) => each.name);
   svg.setAttribute("aria-label", `Schematic cell. Highlighted: ${found.join(", ") || "nothing"}.`);

@@ -5,10 +5,10 @@ import { Viewer } from "./viewer.js";
 
 const FEW = 8;
 const ON_REAL_IMAGES = {
-  "transfers": "also found on real images",
-  "partly transfers": "partly found on real images",
-  "does not transfer": "not found on real images",
-  "unknown": "not measured on real images",
+  "transfers": "on real images: found",
+  "partly transfers": "on real images: partly found",
+  "does not transfer": "on real images: not found",
+  "unknown": "on real images: not measured",
 };
 const $ = (id) => document.getElementById(id);
 
