@@ -470,11 +470,17 @@ def test_a_model_without_a_decision_has_no_thresholds(builtin: Model, field: UIn
 
 def test_jobs_are_finished_when_the_service_stops(builtin: Model, fields: Dataset) -> None:
     with running(builtin, ServeSettings(readers=1, batch_size=2)) as server:
+        uploads = server.service.uploads
         files = [("image", (f"f{row}.npy", npy(fields[row]))) for row in range(6)]
+        assert server.client.post("/v1/predict", files=files[:2]).status_code == 200
+        bad = [("image", ("a.npy", npy(fields[0]))), ("image", ("b.doc", b"x"))]
+        assert server.client.post("/v1/predict", files=bad).status_code == 422
+        assert list(uploads.iterdir()) == []
         job_id = server.client.post("/v1/jobs", files=files).json()["id"]
+        assert list(uploads.iterdir()) != []
     job = server.service.jobs.get(job_id)
     assert (job.state, job.done) == ("done", 6)
-    assert not job.folder.exists()
+    assert not uploads.exists()
 
 
 def test_a_port_in_use_and_open_settings_are_refused() -> None:

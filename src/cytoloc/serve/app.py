@@ -34,7 +34,7 @@ from cytoloc.serve.gallery_routes import add_field_routes, add_gallery_routes
 from cytoloc.serve.guards import Guard
 from cytoloc.serve.reading import SUFFIXES
 from cytoloc.serve.service import Service, joined
-from cytoloc.serve.uploads import ALL_CHANNELS, save_upload, upload_folder
+from cytoloc.serve.uploads import ALL_CHANNELS, save_upload, upload_files
 
 STATIC: Final = Path(__file__).with_name("static")
 
@@ -191,12 +191,12 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         Send a file `image` with all channels of a field, or a file for each channel. `channels` says which channel is
         where in a file.
         """
-        with upload_folder() as folder:
+        with upload_files(service.uploads) as files:
             async with request.form(
                 max_files=MOST_FIELDS * 8, max_fields=MOST_FIELDS * 8, max_part_size=MOST_TEXT_BYTES
             ) as form:
                 upload = await asyncio.to_thread(
-                    save_upload, form, folder, channels=service.model.channels, max_fields=MOST_FIELDS
+                    save_upload, form, files, channels=service.model.channels, max_fields=MOST_FIELDS
                 )
             return await service.answer(upload)
 
@@ -227,15 +227,15 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
     async def start(request: Request) -> JobAnswer:
         """Predict up to 1000 fields in the background. The form is that of `/v1/predict`."""
         service.jobs.refuse_if_full()
-        with upload_folder(is_kept=True) as folder:
+        with upload_files(service.uploads, is_kept=True) as files:
             async with request.form(
                 max_files=MOST_JOB_FIELDS * 8, max_fields=MOST_JOB_FIELDS * 2, max_part_size=MOST_TEXT_BYTES
             ) as form:
                 upload = await asyncio.to_thread(
-                    save_upload, form, folder, channels=service.model.channels, max_fields=MOST_JOB_FIELDS
+                    save_upload, form, files, channels=service.model.channels, max_fields=MOST_JOB_FIELDS
                 )
             service.refuse_missing(upload)
-            return service.jobs.add(upload, folder).answer  # the job removes the folder
+            return service.jobs.add(upload, files).answer  # the job removes the files
 
     @app.get("/v1/jobs/{job_id}", summary="State of a batch job")
     async def state(job_id: str) -> JobAnswer:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from cytoloc.errors import BusyError, CytolocError, UnknownIdError
 from cytoloc.predictions import Predictions
 from cytoloc.serve.answers import JobAnswer, JobState, RejectedAnswer
 from cytoloc.serve.guards import LOG
-from cytoloc.serve.uploads import Upload
+from cytoloc.serve.uploads import Upload, UploadFiles
 
 MOST_KEPT: Final = 200
 """Maximum number of finished jobs whose results are kept."""
@@ -29,8 +27,8 @@ class Job:
 
     Attributes:
         id: The id, which cannot be guessed.
-        upload: The files of the fields.
-        folder: The folder of the files.
+        upload: The fields.
+        files: The files.
         state: The state.
         parts: The predictions of the finished fields.
         rejected: The fields that could not be read.
@@ -40,7 +38,7 @@ class Job:
 
     id: str
     upload: Upload
-    folder: Path
+    files: UploadFiles
     state: JobState = "waiting"
     parts: list[Predictions] = field(default_factory=list)
     rejected: list[RejectedAnswer] = field(default_factory=list)
@@ -97,12 +95,12 @@ class JobQueue:
         if self._task:
             self._task.cancel()
 
-    def add(self, upload: Upload, folder: Path) -> Job:
-        """Add a job. The queue removes the folder when the job is finished.
+    def add(self, upload: Upload, files: UploadFiles) -> Job:
+        """Add a job. The queue removes the files when the job is finished.
 
         Args:
-            upload: The files of the fields.
-            folder: The folder of the files.
+            upload: The fields.
+            files: The files of the fields.
 
         Returns:
             The job.
@@ -111,7 +109,7 @@ class JobQueue:
             BusyError: If too many jobs wait.
         """
         self.refuse_if_full()
-        job = Job(secrets.token_urlsafe(16), upload, folder)
+        job = Job(secrets.token_urlsafe(16), upload, files)
         self._jobs[job.id] = job
         self._queue.put_nowait(job)
         for old in [each for each in self._jobs.values() if each.is_finished][:-MOST_KEPT]:
@@ -141,7 +139,7 @@ class JobQueue:
             del self._jobs[job_id]
         else:
             if job.state == "waiting":
-                shutil.rmtree(job.folder, ignore_errors=True)
+                job.files.remove()
             job.state = "cancelled"
         return job
 
@@ -155,7 +153,7 @@ class JobQueue:
                 # Broad on purpose: whatever a library raises, it is logged, and the next job is carried out.
                 LOG.exception("A batch job failed.", extra={"job": job.id})
             finally:
-                await asyncio.to_thread(shutil.rmtree, job.folder, ignore_errors=True)
+                await asyncio.to_thread(job.files.remove)
                 self._queue.task_done()
 
     async def _carry_out(self, job: Job) -> None:

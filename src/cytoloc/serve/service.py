@@ -6,8 +6,10 @@ import asyncio
 import dataclasses
 import math
 import secrets
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
@@ -110,6 +112,8 @@ class Service:
         self.settings = settings
         self.gallery = gallery
         self.metrics = ServiceMetrics()
+        self._folder = tempfile.TemporaryDirectory(prefix="cytoloc-upload-", ignore_cleanup_errors=True)
+        self.uploads = Path(self._folder.name)
         self.results = ResultStore(settings.kept_mb)
         self.rules = ReadingRules(
             model.size, model.resample or model.info.resample or "area", settings.max_megapixels * 1_000_000
@@ -133,6 +137,7 @@ class Service:
             self._gallery_task.cancel()
         await self.batcher.stop()
         await asyncio.to_thread(self.readers.close)
+        self._folder.cleanup()
 
     async def answer(self, upload: Upload) -> PredictAnswer:
         """Predict the fields of a request.

@@ -6,10 +6,10 @@ import itertools
 import json
 import math
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
@@ -46,34 +46,62 @@ class Upload:
     tta: int | None
 
 
-@contextmanager
-def upload_folder(*, is_kept: bool = False) -> Iterator[Path]:
-    """Provide a new folder for uploads, and remove it at the end of the block.
+class UploadFiles:
+    """The files of a request, in the folder of all uploads, under names that the service chooses.
+
+    All requests share the folder, because making and removing folders takes time.
 
     Args:
-        is_kept: Whether to remove the folder only if the block raises.
+        folder: The folder of all uploads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)  # some systems remove folders that were not used for some days
+        self._start = folder / secrets.token_hex(8)
+        self._paths: list[Path] = []
+
+    def new(self, name: str) -> Path:
+        """Return the path of a new file, which ends with a name."""
+        self._paths.append(self._start.with_name(f"{self._start.name}-{name}"))
+        return self._paths[-1]
+
+    def remove(self) -> None:
+        """Remove the files."""
+        for path in self._paths:
+            # A reader that was stopped can still have the file open, which Windows refuses to remove.
+            with suppress(OSError):
+                path.unlink()
+
+
+@contextmanager
+def upload_files(folder: Path, *, is_kept: bool = False) -> Iterator[UploadFiles]:
+    """Provide the files of a request, and remove them at the end of the block.
+
+    Args:
+        folder: The folder of all uploads.
+        is_kept: Whether to remove the files only if the block raises.
 
     Yields:
-        The folder.
+        The files.
     """
-    folder = Path(tempfile.mkdtemp(prefix="cytoloc-upload-"))
+    files = UploadFiles(folder)
     try:
-        yield folder
+        yield files
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        files.remove()
         raise
     if not is_kept:
-        shutil.rmtree(folder, ignore_errors=True)
+        files.remove()
 
 
-def save_upload(form: FormData, folder: Path, *, channels: Sequence[str], max_fields: int) -> Upload:
-    """Save the files of a form in a folder, under names that the service chooses.
+def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], max_fields: int) -> Upload:
+    """Save the files of a form.
 
     Args:
         form: The form. ``image`` contains one or more files with all channels, each a field, and ``channels`` says
             which channel is where in them. Or a form field for each channel contains its files; the files at the same
             position belong to one field.
-        folder: An empty folder.
+        space: Where the files are saved.
         channels: The channels of the model, in order.
         max_fields: Maximum number of fields.
 
@@ -116,7 +144,7 @@ def save_upload(form: FormData, folder: Path, *, channels: Sequence[str], max_fi
     pixel_um = _pixel_um(texts)
     fields = []
     for number, name in enumerate(ids):
-        saved = {channel: _save(found[number], folder / f"{number}-{channel}") for channel, found in files.items()}
+        saved = {channel: _save(found[number], space, f"{number}-{channel}") for channel, found in files.items()}
         where = dict.fromkeys(picks, saved[ALL_CHANNELS]) if ALL_CHANNELS in saved else saved
         fields.append(UploadedField(name=name, files=where, picks=picks, pixel_um=pixel_um))
     tta = next(iter(texts.get("tta", [])), "").strip()
@@ -183,15 +211,15 @@ def _name_and_suffix(file: UploadFile) -> tuple[str, str]:
     return name, next((end for end in SUFFIXES if name.lower().endswith(end)), "")
 
 
-def _save(file: UploadFile, path: Path) -> Path:
-    """Save a file under a path of our own, with the ending of its name."""
+def _save(file: UploadFile, space: UploadFiles, saved_name: str) -> Path:
+    """Save a file under a name of our own, with the ending of its name."""
     name, suffix = _name_and_suffix(file)
     name = name.lower()
     if not suffix:
         raise ImageError(
             f"The file {name[-80:]!r} is not of a supported kind.", hint=f"Send files ending in {', '.join(SUFFIXES)}."
         )
-    saved = path.with_name(path.name + suffix)
+    saved = space.new(saved_name + suffix)
     with saved.open("wb") as stream:
         shutil.copyfileobj(file.file, stream, 1024 * 1024)
     if not saved.stat().st_size:
