@@ -171,7 +171,7 @@ def _summary(
     if found.together:
         lines.append(
             f"{counted(found.together, 'pair')} of fields must be in the same fold. A random split would separate"
-            f" {found.cut_at_random} of them, these folds separate none."
+            f" {found.cut_at_random} of them; these folds separate none."
         )
     if found.worst and not alike:
         number, ratio = found.worst
@@ -191,7 +191,7 @@ def _summary(
     ]
     if counts["alone"]:
         lines.append(
-            f"{counted(counts['alone'], 'field')} without a known {group}: only --pairs can keep them together."
+            f"{counted(counts['alone'], 'field')} without a known {group}: only --pairs can keep such fields together."
         )
     if counts["half_strange_pairs"]:
         lines.append(

@@ -5,10 +5,10 @@ import { Viewer } from "./viewer.js";
 
 const FEW = 8;
 const ON_REAL_IMAGES = {
-  "transfers": "on real images: found",
-  "partly transfers": "on real images: partly found",
-  "does not transfer": "on real images: not found",
-  "unknown": "on real images: not measured",
+  "transfers": "in tests on real images: good",
+  "partly transfers": "in tests on real images: fair",
+  "does not transfer": "in tests on real images: poor",
+  "unknown": "not tested on real images",
 };
 const $ = (id) => document.getElementById(id);
 
