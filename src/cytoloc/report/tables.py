@@ -21,11 +21,14 @@ def class_rows(classes: pl.DataFrame) -> Table:
         "recall": "recall",
         "f1": "F1",
         "chance_f1": "chance F1",
-        "average_precision": "avg. precision",
-        "roc_auc": "ROC AUC",
-        "calibration_error": "calib. error",
+        "average_precision": "AP",
+        "roc_auc": "AUC",
+        "calibration_error": "ECE",
     }
     shown = {name: heading for name, heading in headings.items() if name in seen.columns}
+    if "average_precision" in shown:
+        table.caption = "AP: average precision. AUC: area under the ROC curve. ECE: expected calibration error."
+        table.caption_justify = "left"
     for name, heading in shown.items():
         table.add_column(heading, justify="left" if name in ("key", "location") else "right", no_wrap=True)
     for row in seen.select(list(shown)).iter_rows():
