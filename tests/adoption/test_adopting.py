@@ -177,7 +177,7 @@ def test_other_files_are_refused_with_the_reason(cli: Cli, densenet: Path, tmp_p
     cut.write_bytes(whole[: len(whole) // 2])
     torch.save({"layer1.0.conv1.weight": torch.zeros(1), "logit.bias": torch.zeros(19)}, odd)
     with pytest.warns(FutureWarning, match="deprecated"):
-        torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1)).save(str(script))
+        torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1)).save(str(script))  # type: ignore[no-untyped-call]  # of torch
     renamed.write_bytes(whole)
     cases: list[tuple[Path, dict[str, str], type[CytolocError], str]] = [
         (code, {"variant": "plain"}, WeightsError, "contains code, not only weights. The code was not run"),
