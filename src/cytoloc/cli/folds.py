@@ -173,17 +173,17 @@ def _summary(
             f"{counted(found.together, 'pair')} of fields must be in the same fold. A random split would separate"
             f" {found.cut_at_random} of them; these folds separate none."
         )
-    if found.worst and not alike:
-        number, ratio = found.worst
-        lines.append(
-            f"The least evenly divided location is {found.label_set[number].name}, with"
-            f" {min(found.class_fields[number])} to {max(found.class_fields[number])} fields per fold."
-            if ratio
-            else "For every location, the numbers of fields per fold differ by one at most."
-        )
     if found.scarce:
         names = ", ".join(found.label_set[number].name for number in found.scarce)
         lines.append(f"Some folds have no field of these locations, which have fewer groups than folds: {names}.")
+    if found.worst and not alike:
+        (number, ratio), other = found.worst, "other " if found.scarce else ""
+        lines.append(
+            f"The least evenly divided {other}location is {found.label_set[number].name}, with"
+            f" {min(found.class_fields[number])} to {max(found.class_fields[number])} fields per fold."
+            if ratio
+            else f"For every {other}location, the numbers of fields per fold differ by one at most."
+        )
     lines += [
         f"{each.look}: differs from the target by {each.before:.0%} for all fields, by {each.after:.0%} for fold 0"
         + ("; too few fields look like the target." if each.after > UNLIKE else ".")

@@ -361,7 +361,11 @@ def _predict_into_files(
     if table:
         typer.echo(f"{table}: table with one row per {row if rows == 'fields' else f'{row} and location'}.")
     if model.decision is not None and (locations or table):
-        datasets = [source.name for source in sources if isinstance(source, DatasetSource)]
+        datasets = [
+            source.name
+            for source in sources
+            if isinstance(source, DatasetSource) and source.dataset.label_set == found.label_set
+        ]
         also = f", or see the images: cytoloc show {datasets[0]} --predictions {out}" if datasets else "."
         typer.echo(f"Next: open {table or locations}{also}")
     elif model.decision is not None:

@@ -58,8 +58,9 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
         )
     if common["classes"]:
         lines.append(
-            f"over the {common['classes']} locations that at least {evaluation.min_positives} fields have:"
-            f"  macro F1 {common['macro_f1']:.3f} (chance {common['chance_macro_f1']:.3f})"
+            f"locations with {evaluation.min_positives} or more fields ({common['classes']} of"
+            f" {len(evaluation.label_set)}):  macro F1 {common['macro_f1']:.3f} (chance"
+            f" {common['chance_macro_f1']:.3f})"
         )
         if "mean_average_precision" in common:
             lines.append(

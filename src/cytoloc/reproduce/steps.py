@@ -97,12 +97,21 @@ def plan_table(steps: Sequence[Step]) -> str:
     width = max(len(step.name) for step in steps)
     lines = [f"{'step':>4}  {'what':<{width}}  {'GPU hours':>9}  {'disk':>8}"]
     for number, step in enumerate(steps, start=1):
-        hours = ("<0.01" if step.gpu_hours < 0.01 else f"{step.gpu_hours:.2f}") if step.gpu_hours else "-"
         disk = gigabytes(step.disk_bytes) if step.disk_bytes else "-"
-        lines.append(f"{number:>4}  {step.name:<{width}}  {hours:>9}  {disk:>8}" + ("  done" if step.done() else ""))
+        lines.append(
+            f"{number:>4}  {step.name:<{width}}  {_hours(step.gpu_hours):>9}  {disk:>8}"
+            + ("  done" if step.done() else "")
+        )
     total_hours, total_bytes = sum(step.gpu_hours for step in steps), sum(step.disk_bytes for step in steps)
-    lines.append(f"{'':>4}  {'all steps':<{width}}  {total_hours:>9.2f}  {gigabytes(total_bytes):>8}")
+    lines.append(f"{'':>4}  {'all steps':<{width}}  {_hours(total_hours):>9}  {gigabytes(total_bytes):>8}")
     return "\n".join(lines)
+
+
+def _hours(hours: float) -> str:
+    """Return hours for people."""
+    if not hours:
+        return "-"
+    return "<0.01" if hours < 0.01 else f"{hours:.2f}"
 
 
 def gigabytes(size_bytes: float) -> str:

@@ -112,8 +112,7 @@ class Service:
         self.settings = settings
         self.gallery = gallery
         self.metrics = ServiceMetrics()
-        self._folder = tempfile.TemporaryDirectory(prefix="cytoloc-upload-", ignore_cleanup_errors=True)
-        self.uploads = Path(self._folder.name)
+        self._folder = _new_folder()
         self.results = ResultStore(settings.kept_mb)
         self.rules = ReadingRules(
             model.size, model.resample or model.info.resample or "area", settings.max_megapixels * 1_000_000
@@ -122,6 +121,13 @@ class Service:
         self.batcher = Batcher(model, batch_size=settings.batch_size, max_waiting=settings.max_waiting)
         self.jobs = JobQueue(self._predict_one, max_waiting=settings.max_waiting, at_once=settings.batch_size)
         self._gallery_task: asyncio.Task[None] | None = None
+
+    @property
+    def uploads(self) -> Path:
+        """The folder of all uploads. It is made again if the system removed it, because it was not used for days."""
+        if not Path(self._folder.name).exists():
+            self._folder = _new_folder()
+        return Path(self._folder.name)
 
     async def start(self) -> None:
         """Choose the engine of the model, and start to work."""
@@ -305,6 +311,11 @@ class Service:
         """Return the map of a location for an image in the channels of the model."""
         found = await self.batcher.in_thread(explain, self.model, images, locations=[location])
         return map_pixels(found.maps[0, 0])
+
+
+def _new_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a new folder for uploads."""
+    return tempfile.TemporaryDirectory(prefix="cytoloc-upload-", ignore_cleanup_errors=True)
 
 
 def named(predictions: Predictions, name: str) -> Predictions:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -56,7 +56,6 @@ class UploadFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, exist_ok=True)  # some systems remove folders that were not used for some days
         self._start = folder / secrets.token_hex(8)
         self._paths: list[Path] = []
 
@@ -176,33 +175,48 @@ def _picks(
 
 
 def _ids(given: Sequence[str], files: Mapping[str, list[UploadFile]], count: int) -> list[str]:
-    """Return the id of each field: as given, or the name of its file without the part that states the channel."""
+    """Return the id of each field: as given, or from the names of its files."""
     if given and len(given) != count:
         raise SettingsError(f"There are {len(given)} ids for {count} fields.", hint="Send one id per field, or none.")
-    ids: list[str] = []
-    for number in range(count):
-        name = given[number] if given else _common_name([found[number] for found in files.values()])
-        name = name[:LONGEST_ID].strip() or f"{number + 1}"
-        refuse_unprintable(name)
-        if name in ids:
-            if given:
-                raise SettingsError(f"The id {name!r} occurs twice.", hint="Send each id once.")
-            name = next(other for n in range(2, count + 2) if (other := f"{name}_{n}") not in ids)
-        ids.append(name)
-    return ids
+    ids: dict[str, None] = {}
+    copies: Counter[str] = Counter()
+    for number, name in enumerate(given or _file_ids(files)):
+        same = new = name[:LONGEST_ID].strip() or f"{number + 1}"
+        refuse_unprintable(same)
+        if given and same in ids:
+            raise SettingsError(f"The id {same!r} occurs twice.", hint="Send each id once.")
+        while new in ids:
+            copies[same] += 1
+            new = f"{same}_{copies[same] + 1}"
+        ids[new] = None
+    return list(ids)
 
 
-def _common_name(files: Sequence[UploadFile]) -> str:
-    """Return the name of a file without its suffix; of several files, the words with which all their names begin."""
-    names = []
-    for file in files:
-        name, suffix = _name_and_suffix(file)
-        names.append(name[: len(name) - len(suffix)].removesuffix(".ome"))
-    if len(names) == 1:
-        return names[0]
-    words = zip(*(re.split(r"([_\-. ])", name) for name in names), strict=False)
-    same = itertools.takewhile(lambda several: len(set(several)) == 1, words)
-    return "".join(several[0] for several in same).rstrip("_-. ")
+def _file_ids(files: Mapping[str, list[UploadFile]]) -> list[str]:
+    """Return what the names of the files of each field have in common, or the name of its protein file."""
+    stems = {channel: [_stem(file) for file in found] for channel, found in files.items()}
+    common = [_common_words(names) for names in zip(*stems.values(), strict=True)]
+    return common if all(common) and len(set(common)) == len(common) else stems.get(PROTEIN, next(iter(stems.values())))
+
+
+def _common_words(names: Sequence[str]) -> str:
+    """Return the words that several names have in common, such as ``C03_2`` of ``C03_red_2`` and ``C03_green_2``."""
+    words = [re.split(r"[_\-. ]", name) for name in names]
+    if len({len(each) for each in words}) > 1:
+        return ""
+    marks = ["", *re.findall(r"[_\-. ]", names[0])]
+    kept = [
+        mark + several[0]
+        for mark, several in zip(marks, zip(*words, strict=True), strict=True)
+        if len(set(several)) == 1
+    ]
+    return "".join(kept).strip("_-. ")
+
+
+def _stem(file: UploadFile) -> str:
+    """Return the name of a file without its suffix."""
+    name, suffix = _name_and_suffix(file)
+    return name[: len(name) - len(suffix)].removesuffix(".ome")
 
 
 def _name_and_suffix(file: UploadFile) -> tuple[str, str]:
