@@ -181,6 +181,7 @@ def test_other_files_are_refused_with_the_reason(cli: Cli, densenet: Path, tmp_p
         warnings.simplefilter("ignore")  # new releases of torch advise against it
         torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1)).save(str(script))  # type: ignore[no-untyped-call]  # of torch
     renamed.write_bytes(whole)
+    (tmp_path / "i768.pth").write_bytes(whole)
     cases: list[tuple[Path, dict[str, str], type[CytolocError], str]] = [
         (code, {"variant": "plain"}, WeightsError, "contains code, not only weights. The code was not run"),
         (tmp_path / "plain.pkl", {"variant": "plain"}, WeightsError, "was not run|cannot be read as weights"),
@@ -191,6 +192,12 @@ def test_other_files_are_refused_with_the_reason(cli: Cli, densenet: Path, tmp_p
         (densenet, {"sha256": "ab" * 32}, WeightsError, "has the SHA-256 [0-9a-f]{64}, but `sha256` is abab"),
         (densenet, {"variant": "huge"}, SettingsError, "`variant` has the unknown value 'huge'"),
         (renamed, {}, SettingsError, "does not say which variant"),
+        (
+            tmp_path / "i768.pth",
+            {"variant": "large"},
+            SettingsError,
+            "means the variant plain, but `variant` is 'large'",
+        ),
         (tmp_path / "none.pth", {}, WeightsError, "does not exist"),
     ]
     for file, options, kind, match in cases:

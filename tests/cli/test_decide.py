@@ -59,7 +59,7 @@ def test_members_by_file_or_by_name_and_auto(
     )  # fmt: skip
     assert said.code == 0, said.err
     assert "<- chosen" in said.out
-    assert "averaged groups (off; decide apply --groups)" in said.out
+    assert "averaged groups (off; decide apply --groups, with the near-duplicates of the new fields)" in said.out
     decision = read_decision(tmp_path / "d.json")
     groups = np.arange(75) // 3
     expected = fit_decision(members, truth, method="auto", groups=groups)

@@ -136,6 +136,8 @@ def test_missing_channels_are_named_and_can_be_replaced(server: Running, builtin
     response = server.client.post("/v1/predict", files=files, data={"channels": names})
     assert response.status_code == 422
     assert response.json()["missing"] == ["er"]
+    assert "but the image has microtubules, protein, nucleus" in response.json()["error"]
+    assert "for example `absent=er=zero`" in response.json()["hint"]  # as the next request sends it
     response = server.client.post("/v1/predict", files=files, data={"channels": names, "absent": "er=zero"})
     expected = builtin.predict(field[:3], channels=names.split(","), absent={"er": "zero"})
     assert probabilities(response.json())["2"] == pytest.approx(float(expected.probabilities[0, 2]), abs=1e-4)

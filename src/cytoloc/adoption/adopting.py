@@ -82,7 +82,13 @@ def adopt(
         raise SettingsError(f"{published.name} has no variants, but `variant` is {variant!r}.", hint="Remove it.")
     if variant is not None:
         refuse_unknown(variant, published.specs, argument="variant")
-    chosen = named_variant(published, file.name) if variant is None else variant
+    named = named_variant(published, file.name)
+    if None not in (variant, named) and variant != named:
+        raise SettingsError(
+            f"The name of {file.name} means the variant {named}, but `variant` is {variant!r}.",
+            hint="Remove `variant`, or check which file this is.",
+        )
+    chosen = variant or named
     if chosen is None:
         words = in_words(f"{name} ({spec.size} px)" for name, spec in published.specs.items())
         raise SettingsError(

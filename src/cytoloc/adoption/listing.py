@@ -87,6 +87,8 @@ def published_models() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for each in PUBLISHED.values():
         variant = " --variant large" if len(each.specs) > 1 else ""
+        last = each.sources[0].address.rpartition("/")[2]
+        file = last if last.endswith(".pth") else "FILE.pth"
         found.append(
             {
                 "name": each.name,
@@ -96,7 +98,7 @@ def published_models() -> list[dict[str, Any]]:
                 "license": each.license,
                 "addresses": [source.address for source in each.sources],
                 "citation": each.citation,
-                "command": f"cytoloc adopt {each.name} FILE.pth{variant} --out model.cytoloc",
+                "command": f"cytoloc adopt {each.name} {file}{variant} --out model.cytoloc",
             }
         )
     return [*found, *_OTHERS]

@@ -69,10 +69,12 @@ def find_planes(
                 hint="Give substitutes only for channels of the model that the images lack.",
             )
         if name in given:
-            raise ChannelError(f"{where} has the channel {name}, so it needs no substitute.", hint=f"Remove {name}.")
+            raise ChannelError(
+                f"The channel {name} needs no substitute, because {where} has it.", hint=f"Remove {name}."
+            )
         if substitute != ZERO and substitute not in given:
             raise ChannelError(
-                f"{where} has no channel {substitute} to replace {name}; its channels are {', '.join(given)}."
+                f"There is no channel {substitute} in {where} to replace {name}; its channels are {', '.join(given)}."
                 f"{near_channels(substitute, given)}",
                 hint=f"Choose {ZERO}, or one of {', '.join(given)}.",
             )

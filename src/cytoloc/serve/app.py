@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -107,8 +108,8 @@ def create_app(service: Service) -> FastAPI:
     async def cytoloc_error(request: Request, error: CytolocError) -> JSONResponse:
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 422)
         answer = ErrorAnswer(
-            error=error.message,
-            hint=error.hint,
+            error=_as_form(error.message),
+            hint=_as_form(error.hint),
             missing=list(error.missing) if isinstance(error, ChannelError) else [],
             request_id=request.state.request_id,
         )
@@ -256,6 +257,15 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
     async def cancel(job_id: str) -> JobAnswer:
         """Cancel a job, or forget the results of a finished one."""
         return service.jobs.cancel(job_id).answer
+
+
+def _as_form(text: str) -> str:
+    """Return a message of the library with substitutes as clients send them.
+
+    >>> _as_form("Write for example `absent={'er': 'zero', 'nucleus': 'protein'}`.")
+    'Write for example `absent=er=zero,nucleus=protein`.'
+    """
+    return re.sub(r"\{('[^{}]*')\}", lambda found: found[1].strip("'").replace("': '", "=").replace("', '", ","), text)
 
 
 def _form_schema(service: Service) -> dict[str, Any]:

@@ -157,7 +157,7 @@ class Batcher:
             SettingsError: If ``tta`` is invalid.
             BusyError: If too many fields wait.
         """
-        find_planes(self.model.channels, channels, absent=absent, where="The image")
+        find_planes(self.model.channels, channels, absent=absent, where="the image")
         if tta is not None:
             check_tta(tta)
         while is_patient and len(self._waiting) >= max(1, self._max_waiting // 2):

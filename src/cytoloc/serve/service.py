@@ -182,7 +182,7 @@ class Service:
     def refuse_missing(self, upload: Upload) -> None:
         """Raise :class:`~cytoloc.errors.ChannelError` if a channel is missing, before images are read."""
         for field in upload.fields[:1]:  # all fields of a request have the same channels
-            find_planes(self.model.channels, tuple(field.files), absent=upload.absent, where="The image")
+            find_planes(self.model.channels, tuple(field.files), absent=upload.absent, where="the image")
 
     async def example(self, example: str) -> PredictAnswer:
         """Predict an example; see :func:`cytoloc.serve.examples.read_example`."""
@@ -297,7 +297,7 @@ class Service:
         """Return the class activation map of a location for an earlier result, uint8 of shape ``(size, size)``."""
         result = self.results.get(token)
         if location not in result.maps:
-            planes = find_planes(self.model.channels, result.field.channels, absent=result.absent, where="The image")
+            planes = find_planes(self.model.channels, result.field.channels, absent=result.absent, where="the image")
             result.maps[location] = await self._map(planes.of(result.field.image[None]), location)
         return result.maps[location]
 
