@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +69,8 @@ def adopted(densenet: Path) -> Path:
 
 def test_densenet_has_the_published_logits_in_both_variants(adopted: Path, densenet: Path, tmp_path: Path) -> None:
     fields = torch.from_numpy(waves(2, 4, 128))
-    large = cytoloc.adopt("densenet121", densenet, tmp_path / "large.cytoloc", variant="large")
+    unnamed = shutil.copy(densenet, tmp_path / "default_model.pth")
+    large = cytoloc.adopt("densenet121", unnamed, tmp_path / "large.cytoloc", variant="large")
     for variant, size, path in (("plain", 512, adopted), ("large", 1024, large)):
         model = cytoloc.load(path, device="cpu")
         assert (model.size, model.channels, model.label_set.name) == (size, cytoloc.CHANNELS, "hpa28")
@@ -214,7 +216,8 @@ def test_other_files_are_refused_with_the_reason(cli: Cli, densenet: Path, tmp_p
 def test_the_command_adopts_and_lists(cli: Cli, densenet: Path, tmp_path: Path) -> None:
     right = hashlib.sha256(densenet.read_bytes()).hexdigest()
     out = tmp_path / "m.cytoloc"
-    said = cli("adopt", "densenet121", densenet, "--variant", "large", "--sha256", right, "--out", out)
+    unnamed = shutil.copy(densenet, tmp_path / "default_model.pth")
+    said = cli("adopt", "densenet121", unnamed, "--variant", "large", "--sha256", right, "--out", out)
     assert said.code == 0, said.err
     assert "densenet121 large, 1024 px, 28 locations, license MIT" in said.out
     assert right in said.out
