@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import shutil
 import struct
 import zipfile
@@ -38,6 +40,10 @@ pytestmark = [
 ]
 
 
+PERMUTED = [2, 0, 3, 1]
+"""The channels of the model in the order of some files."""
+
+
 def npy(array: Any) -> bytes:
     """Return an array as the content of a NumPy file."""
     stream = io.BytesIO()
@@ -65,6 +71,7 @@ def test_the_same_image_gives_the_same_numbers_in_all_forms(
     tifffile.imwrite(tmp_path / "all.tif", field, metadata={"axes": "CYX"}, photometric="minisblack")
     tiff = {"image": (r"C:\plates\C03_2.ome.tif", (tmp_path / "all.tif").read_bytes())}
     pngs = [(name, (path.name, path.read_bytes())) for name, path in png_files(field, tmp_path).items()]
+    by_number = {"channels": json.dumps({name: PERMUTED.index(number) for number, name in enumerate(cytoloc.CHANNELS)})}
     answers = {
         "one PNG per channel": server.client.post("/v1/predict", files=pngs),
         "TIFF": server.client.post("/v1/predict", files=tiff),
@@ -74,10 +81,14 @@ def test_the_same_image_gives_the_same_numbers_in_all_forms(
             files={"image": ("a.npy", npy(field[::-1].copy()))},
             data={"channels": "er,nucleus,protein,microtubules"},
         ),
-        "channels by number": server.client.post(
-            "/v1/predict",
-            files=tiff,
-            data={"channels": json.dumps({name: number for number, name in enumerate(cytoloc.CHANNELS)})},
+        "channels of an array by number": server.client.post(
+            "/v1/predict", files={"image": ("a.npy", npy(field[PERMUTED]))}, data=by_number
+        ),
+        "channels of a TIFF by number": server.client.post(
+            "/v1/predict", files={"image": ("a.tif", tiff_of(field[PERMUTED]))}, data=by_number
+        ),
+        "channels of a larger array by number": server.client.post(
+            "/v1/predict", files={"image": ("a.npy", npy(np.stack([*field[PERMUTED], field[0] // 2])))}, data=by_number
         ),
     }
     for what, response in answers.items():
@@ -100,6 +111,7 @@ def test_the_same_image_gives_the_same_numbers_in_all_forms(
         ("plate - 1_{channel}_{id}.npy", ["plate - 1_C03", "plate - 1_C04"]),
         ("{id}{channel}.npy", ["C03protein", "C04protein"]),
         ("{channel}.npy", ["protein", "protein_2"]),
+        ("{id}.OME.TIF", ["C03", "C04"]),
     ],
 )
 def test_ids_are_what_the_names_of_the_files_have_in_common(pattern: str, ids: list[str], tmp_path: Path) -> None:
@@ -163,10 +175,10 @@ def zip_bomb() -> bytes:
     return stream.getvalue()
 
 
-def tiff_of(array: Any) -> bytes:
+def tiff_of(array: Any, *, axes: str = "") -> bytes:
     """Return an array as the content of a TIFF file."""
     stream = io.BytesIO()
-    tifffile.imwrite(stream, array, photometric="minisblack")
+    tifffile.imwrite(stream, array, photometric="minisblack", metadata={"axes": axes} if axes else None)
     return stream.getvalue()
 
 
@@ -179,13 +191,15 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "truncated": ("a.png", png_header(128, 128)[:60], ""),
     "too many pixels": ("a.png", png_header(60_000, 60_000), "px"),
     "a bomb within the limit of edges": ("a.png", png_header(16_000, 16_000), "megapixels"),
+    "time points": ("a.tif", tiff_of(np.zeros((2, 4, 128, 128), np.uint8), axes="TCYX"), "has 2 time points"),
     "zip": ("a.zarr.zip", b"PK\x03\x04 nothing", ""),
     "pickle": ("a.npy", npy(np.array([{"a": 1}], object)), "The array has"),
     "array of another shape": ("a.npy", npy(np.zeros((3, 128, 128), np.uint8)), "shape"),
     "large array": ("a.npy", npy(np.zeros((4, 10, 10), np.uint8)).replace(b"(4, 10, 10)", b"(4, 9999, 9999)"), ""),
     "complex": ("a.npy", npy(np.zeros((4, 128, 128), complex)), "complex"),
     "NaN": ("a.npy", npy(np.full((4, 128, 128), np.nan, np.float32)), ""),
-    "small": ("a.npy", npy(np.zeros((4, 64, 64), np.uint8)), "64"),
+    "small": ("a.npy", npy(np.zeros((4, 64, 64), np.uint8)), "64 x 64 px, but the model needs square images of at"),
+    "oblong": ("a.tif", tiff_of(np.zeros((4, 128, 160), np.uint8)), "160 x 128 px, but the model needs square images"),
     "one channel of four": ("a.tif", tiff_of(np.zeros((128, 128), np.uint8)), "no channel 1"),
 }
 
@@ -196,8 +210,8 @@ def test_a_bad_file_gets_a_clear_error(server: Running, kind: str) -> None:
     response = server.client.post("/v1/predict", files={"image": (name, content)})
     assert response.status_code == 422, response.text
     assert message in response.json()["error"]
-    for secret in ("Traceback", "cytoloc-upload", "/tmp", "site-packages"):
-        assert secret not in response.text
+    for other in ("Traceback", "cytoloc-upload", "/tmp", "site-packages", "import it", "`time`"):
+        assert other not in response.text
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(server: Running) -> None:
@@ -206,7 +220,9 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(server: Running) -> None:
     assert "The zip file holds 1,074 MB" in response.json()["error"]
 
 
-BAD_FORMS: dict[str, tuple[dict[str, str], str]] = {
+ABSENT = "microtubules=zero,nucleus=zero,er=zero"
+
+BAD_FORMS: dict[str, tuple[dict[str, str | list[str]], str]] = {
     "unknown field": ({"colour": "x"}, "unknown field"),
     "tta": ({"tta": "3"}, "TTA views"),
     "pixel size": ({"pixel_um": "-1"}, "pixel_um"),
@@ -215,7 +231,19 @@ BAD_FORMS: dict[str, tuple[dict[str, str], str]] = {
     "channels": ({"channels": "[1, 2]"}, "channels"),
     "channels nested": ({"channels": "[" * 5000}, ""),
     "channel twice": ({"channels": "protein,protein,er,nucleus"}, ""),
+    "channel by name in an array": (
+        {"channels": '{"protein": "GFP"}', "absent": ABSENT},
+        "names, but the channels of a NumPy file",
+    ),
+    "channel with a large number": ({"channels": '{"protein": 4}', "absent": ABSENT}, "The array has the shape"),
+    "channel with a negative number": ({"channels": '{"protein": -1}', "absent": ABSENT}, "`channels` must be"),
+    "channel with many digits": ({"channels": "9" * 5000}, ""),
+    "channel with a long name": ({"channels": "protein,nucleus,er," + "m" * 300}, ""),
+    "two pixel sizes": ({"pixel_um": ["0.1", "0.2"]}, "2 fields `pixel_um`"),
+    "substitute in Python": ({"channels": "protein", "absent": "{'er': 'zero'}"}, "{'er': 'zero'}"),
     "id": ({"id": "a\nb"}, ""),
+    "empty id": ({"id": " "}, "0 letters"),
+    "long id": ({"id": "a" * 201}, "201 letters"),
 }
 
 
@@ -236,6 +264,10 @@ def test_a_request_without_images_or_with_unequal_files_is_refused(server: Runni
     assert "at most 16" in server.client.post("/v1/predict", files=many).json()["error"]
     assert server.client.get("/v1/predict").status_code == 405
     assert server.client.get("/v1/nothing").json()["error"]
+    long = {"m" * 300: ("a.npy", npy(field)), "protein": ("b.npy", npy(field))}
+    assert server.client.post("/v1/predict", files=long).status_code == 422
+    twice = server.client.post("/v1/predict", files=many[:2], data={"id": ["a", "a"]})
+    assert "The id 'a' occurs twice" in twice.json()["error"]
 
 
 def test_awkward_files_get_an_answer_or_an_error(server: Running) -> None:
@@ -309,6 +341,7 @@ def test_a_batch_job_lists_bad_files_and_gives_tables(server: Running, builtin: 
     state = server.client.get(job).json()
     assert (state["done"], state["total"]) == (6, 6)
     assert [each["id"] for each in state["rejected"]] == ["bad"]
+    assert state["rejected"][0]["reason"].count(".") >= 2, state  # what is wrong, and what helps
     expected = builtin.predict(fields[:5])
     table = pl.read_csv(io.BytesIO(server.client.get(f"{job}/results").content))
     assert table["id"].to_list() == [f"f{row}" for row in range(5)]
@@ -482,6 +515,24 @@ def test_an_unexpected_error_of_the_model_costs_its_own_request(
             assert "a defect" not in response.text
         response = server.client.post("/v1/predict", files={"image": ("a.npy", npy(field))})
         assert response.status_code == 200
+
+
+def test_a_folder_that_vanished_is_made_again_and_a_full_disk_is_named(
+    builtin: Model, field: UInt8Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/secret/a.npy")
+
+    files = {"image": ("a.npy", npy(field))}
+    with running(builtin, ServeSettings(readers=1)) as server:
+        shutil.rmtree(server.service.uploads)
+        assert server.client.post("/v1/predict", files=files).status_code == 200
+        with monkeypatch.context() as broken:
+            broken.setattr("cytoloc.serve.uploads.shutil.copyfileobj", full)
+            response = server.client.post("/v1/predict", files=files)
+        assert (response.status_code, "secret" in response.text) == (503, False)
+        assert "its disk is full" in response.json()["error"]
+        assert not list(server.service.uploads.iterdir())
 
 
 def test_a_model_without_a_decision_has_no_thresholds(builtin: Model, field: UInt8Array) -> None:

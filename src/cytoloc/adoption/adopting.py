@@ -49,7 +49,8 @@ def adopt(
         file: The weights, a file of ``torch.save`` as the authors published it.
         out: The new file, which must end in ``.cytoloc``.
         variant: ``"plain"`` (512 px) or ``"large"`` (1024 px) of ``"densenet121"``. Both have the same tensors, so the
-            weights do not say which one it is. Default: the variant in the name of the file.
+            weights do not say which one it is. Default: the variant in the name of the file. Every
+            prediction has a caution if ``variant`` is another one.
         sha256: The expected SHA-256 of the file.
 
     Returns:
@@ -82,13 +83,7 @@ def adopt(
         raise SettingsError(f"{published.name} has no variants, but `variant` is {variant!r}.", hint="Remove it.")
     if variant is not None:
         refuse_unknown(variant, published.specs, argument="variant")
-    named = named_variant(published, file.name)
-    if None not in (variant, named) and variant != named:
-        raise SettingsError(
-            f"The name of {file.name} means the variant {named}, but `variant` is {variant!r}.",
-            hint="Remove `variant`, or check which file this is.",
-        )
-    chosen = variant or named
+    chosen = named_variant(published, file.name) if variant is None else variant
     if chosen is None:
         words = in_words(f"{name} ({spec.size} px)" for name, spec in published.specs.items())
         raise SettingsError(
@@ -182,6 +177,14 @@ def _origin(published: Published, file: Path, variant: str, *, expected: str | N
     )
 
 
+def _doubt(published: Published, origin: Origin) -> str:
+    """Return a caution if the name of the file means another variant than the stated one; empty otherwise."""
+    named = named_variant(published, origin.file)
+    if named in (None, origin.variant):
+        return ""
+    return f"The name of {origin.file} means the variant {named}, but it was adopted as {origin.variant}."
+
+
 def git_blob_id(content: bytes) -> str:
     """Return the id that git gives to a file with this content.
 
@@ -215,7 +218,7 @@ def _write(published: Published, spec: ModelSpec, origin: Origin, network: Netwo
         size=spec.size,
         channels=spec.channels,
         label_set=find_label_set(published.label_set),
-        caution=published.caution,
+        caution=" ".join(filter(None, (published.caution, _doubt(published, origin)))),
         datasets=published.datasets,
         # The authors scale by bilinear interpolation in two steps, which is near to area means.
         resample="area",

@@ -226,6 +226,8 @@ def _print_adopted(out: Path) -> None:
             f" {origin.license}, {out.stat().st_size / 1e6:.1f} MB."
         )
         typer.echo(f"SHA-256 of {origin.file}: {origin.sha256}")
+        if header.caution:
+            note(header.caution)
         if not origin.is_published and origin.network != "onnx":
             note("The file was not recognized as a published one. Compare its SHA-256 with that of its source.")
     if header.cells is not None:

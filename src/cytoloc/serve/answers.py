@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from cytoloc.errors import CytolocError
 from cytoloc.predictions import Predictions
 
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -51,7 +52,12 @@ class RejectedAnswer(Answer):
     """A field that could not be read."""
 
     id: str = Field(description="Id of the field.")
-    reason: str = Field(description="Why the field could not be read.")
+    reason: str = Field(description="Why the field could not be read, and what helps.")
+
+    @classmethod
+    def of(cls, name: str, error: CytolocError) -> RejectedAnswer:
+        """Return the answer for a field that could not be read."""
+        return cls(id=name, reason=f"{error.message} {error.hint}".strip())
 
 
 class PredictAnswer(Answer):

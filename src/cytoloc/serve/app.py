@@ -19,6 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import cytoloc
 from cytoloc.errors import (
+    DISK_ERRNOS,
     BusyError,
     ChannelError,
     CytolocError,
@@ -32,7 +33,7 @@ from cytoloc.serve.answers import ErrorAnswer, JobAnswer, ModelAnswer, PredictAn
 from cytoloc.serve.downloads import TableFormat, png_of, table_response
 from cytoloc.serve.examples import list_examples
 from cytoloc.serve.gallery_routes import add_field_routes, add_gallery_routes
-from cytoloc.serve.guards import Guard
+from cytoloc.serve.guards import LOG, Guard
 from cytoloc.serve.reading import SUFFIXES
 from cytoloc.serve.service import Service, joined
 from cytoloc.serve.uploads import ALL_CHANNELS, save_upload, upload_files
@@ -108,12 +109,20 @@ def create_app(service: Service) -> FastAPI:
     async def cytoloc_error(request: Request, error: CytolocError) -> JSONResponse:
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 422)
         answer = ErrorAnswer(
-            error=_as_form(error.message),
+            error=error.message,
             hint=_as_form(error.hint),
             missing=list(error.missing) if isinstance(error, ChannelError) else [],
             request_id=request.state.request_id,
         )
         return JSONResponse(answer.model_dump(), status, {"Retry-After": "5"} if status == 503 else {})
+
+    @app.exception_handler(OSError)
+    async def disk_error(request: Request, error: OSError) -> JSONResponse:
+        if error.errno not in DISK_ERRNOS:
+            raise error
+        LOG.error("The disk cannot be written.", exc_info=error, extra={"request_id": request.state.request_id})
+        answer = StorageError("The service cannot save the images, because its disk is full or cannot be written.")
+        return await cytoloc_error(request, answer)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -124,7 +133,7 @@ def create_app(service: Service) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        answer = ErrorAnswer(error=f"{error.detail}.", request_id=request.state.request_id)
+        answer = ErrorAnswer(error=f"{str(error.detail).rstrip('.')}.", request_id=request.state.request_id)
         return JSONResponse(answer.model_dump(), error.status_code, error.headers)
 
     _add_pages(app, service)
@@ -260,7 +269,7 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
 
 
 def _as_form(text: str) -> str:
-    """Return a message of the library with substitutes as clients send them.
+    """Return a hint of the library with substitutes as clients send them.
 
     >>> _as_form("Write for example `absent={'er': 'zero', 'nucleus': 'protein'}`.")
     'Write for example `absent=er=zero,nucleus=protein`.'
@@ -286,8 +295,8 @@ def _form_schema(service: Service) -> dict[str, Any]:
                             **{name: file | {"description": f"Files with the channel {name}."} for name in channels},
                             "channels": {
                                 "type": "string",
-                                "description": "Channels in the order of a file, or a JSON object of the number or name"
-                                " of each channel. Default: the channels of the model.",
+                                "description": "Channels in the order of a file, or a JSON object of the number (from"
+                                " 0) or name of each channel. Default: the channels of the model.",
                                 "examples": [",".join(channels), '{"protein": "GFP"}'],
                             },
                             "absent": {

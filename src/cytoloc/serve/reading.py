@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import re
 import zipfile
 from collections.abc import Mapping
 from concurrent.futures import TimeoutError as LateError
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ from cytoloc._typing import UInt8Array
 from cytoloc.choices import Resample
 from cytoloc.dataset.sources.channels import ChannelMap, Pick
 from cytoloc.dataset.sources.field_files import FieldReader, FolderItem
-from cytoloc.errors import ArgumentTypeError, CytolocError, ImageError
+from cytoloc.dataset.sources.planes import PlaneChoice
+from cytoloc.errors import ArgumentTypeError, ChannelError, CytolocError, ImageError
 from cytoloc.images.decoding import decoding, refuse_other_kind
 from cytoloc.images.depth import DepthRule, all_to_8_bit, native_pixels
 from cytoloc.images.formats import IMAGE_SUFFIXES, open_image
@@ -88,6 +90,18 @@ class ReadField:
     flags: tuple[str, ...]
 
 
+class RejectedField(NamedTuple):
+    """A field that cannot be read.
+
+    Attributes:
+        name: The id.
+        error: Why it cannot be read.
+    """
+
+    name: str
+    error: ImageError
+
+
 @dataclass(frozen=True)
 class ReadingRules:
     """How uploaded images are read.
@@ -120,21 +134,21 @@ class ReaderPool:
             context=multiprocessing.get_context("spawn"),
         )
 
-    async def read(self, upload: UploadedField) -> list[ReadField | tuple[str, str]]:
+    async def read(self, upload: UploadedField) -> list[ReadField | RejectedField]:
         """Read the fields in uploaded files.
 
         Args:
             upload: The files.
 
         Returns:
-            The fields, or for a field that cannot be read its id and the reason.
+            The fields, and those that cannot be read.
 
         Raises:
             ImageError: If no field can be read, or reading crashes or takes too long.
         """
         future = self._pool.schedule(read_upload, args=(upload, self.rules), timeout=self._timeout_s)
         try:
-            return cast("list[ReadField | tuple[str, str]]", await asyncio.wrap_future(future))
+            return cast("list[ReadField | RejectedField]", await asyncio.wrap_future(future))
         except LateError:
             raise ImageError(
                 f"The image {upload.name} could not be read in {self._timeout_s:g} seconds.",
@@ -164,7 +178,7 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(hard, most), hard))
 
 
-def read_upload(upload: UploadedField, rules: ReadingRules) -> list[ReadField | tuple[str, str]]:
+def read_upload(upload: UploadedField, rules: ReadingRules) -> list[ReadField | RejectedField]:
     """Read the fields in uploaded files; see :meth:`ReaderPool.read`.
 
     Args:
@@ -172,7 +186,7 @@ def read_upload(upload: UploadedField, rules: ReadingRules) -> list[ReadField | 
         rules: How they are read.
 
     Returns:
-        The fields, or for a field that cannot be read its id and the reason.
+        The fields, and those that cannot be read.
 
     Raises:
         ImageError: If no field can be read.
@@ -182,25 +196,34 @@ def read_upload(upload: UploadedField, rules: ReadingRules) -> list[ReadField | 
             return list(_array_fields(upload, rules))
         found = _file_fields(upload, rules)
     except CytolocError as error:
-        raise ImageError(_without_paths(error.message, upload), hint=error.hint) from None
-    found = [(each[0], _without_paths(each[1], upload)) if isinstance(each, tuple) else each for each in found]
-    if isinstance(found[0], tuple) and not any(isinstance(each, ReadField) for each in found):
-        raise ImageError(found[0][1])
+        raise _for_client(error, upload) from None
+    found = [
+        each if isinstance(each, ReadField) else RejectedField(each.name, _for_client(each.error, upload))
+        for each in found
+    ]
+    if isinstance(found[0], RejectedField) and not any(isinstance(each, ReadField) for each in found):
+        raise found[0].error
     return found
 
 
-def _without_paths(message: str, upload: UploadedField) -> str:
-    """Return a message without the names that the service gave to the files, which the client does not know."""
+def _for_client(error: CytolocError, upload: UploadedField) -> ImageError:
+    """Return an error as a client understands it.
+
+    The client does not know the names that the service gave to the files, and cannot give all arguments of the library.
+    """
+    message = error.message
     folder = next(iter(upload.files.values())).parent
     is_one = len({*upload.files.values()}) == 1
     for channel, path in upload.files.items():
         called = "the file" if is_one else f"the file of {channel}"
         message = message.replace(str(path), called).replace(path.name, called)
     message = message.replace(f"{folder}/", "").replace(str(folder), "the upload")
-    return message[:1].upper() + message[1:]
+    unknown = set(re.findall(r"`(\w+)", error.hint)) - {"channels", "pixel_um"}
+    hint = "Export the image as an OME-TIFF file without further axes, and send that." if unknown else error.hint
+    return ImageError(message[:1].upper() + message[1:], hint=hint)
 
 
-def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField | tuple[str, str]]:
+def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField | RejectedField]:
     """Read the fields in image files."""
     folder = next(iter(upload.files.values())).parent
     for path in {*upload.files.values()}:
@@ -209,6 +232,8 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
     reader = FieldReader(
         folder=folder,
         channels=ChannelMap(picks),
+        # If a file has all channels, these can be its pages.
+        planes=PlaneChoice(pages="channel" if upload.picks else None),
         scaling=Scaling(size=rules.size, resample=rules.resample),
         pixel_um=upload.pixel_um,
     )
@@ -219,18 +244,18 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
         metadata={},
         labels={},
     )
-    found: list[ReadField | tuple[str, str]] = []
+    found: list[ReadField | RejectedField] = []
     for scene in reader.scenes(item):
         if len(found) == MOST_FIELDS:
-            found.append((scene.name, f"A file can have at most {MOST_FIELDS} fields."))
+            found.append(RejectedField(scene.name, ImageError(f"A file can have at most {MOST_FIELDS} fields.")))
             break
         if isinstance(scene.planes, ImageError):
-            found.append((scene.name, scene.planes.message))
+            found.append(RejectedField(scene.name, scene.planes))
             continue
         try:
             found.append(_field(scene.name, tuple(picks), scene.planes, rules, pixel_um=scene.scene.pixel_um))
         except ImageError as error:
-            found.append((scene.name, error.message))
+            found.append(RejectedField(scene.name, error))
     return found
 
 
@@ -240,15 +265,21 @@ def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]
     if len({*upload.files.values()}) != 1:
         raise ImageError("A NumPy file contains all channels of a field, but several files were sent.")
     channels = tuple(upload.files)
+    numbers = [upload.picks.get(name, 0) for name in channels]
+    if any(isinstance(number, str) for number in numbers):
+        raise ChannelError("`channels` has names, but the channels of a NumPy file have none.", hint="Send numbers.")
+    places = cast("list[int]", numbers)
     with path.open("rb") as stream, decoding(path):
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read_header(stream)
-    if len(shape) not in (3, 4) or shape[-3] != len(channels) or kind.kind not in "iuf":
+    # Without numbers, an array has just the channels, in order.
+    fits = len(shape) in (3, 4) and kind.kind in "iuf" and max(places) < shape[-3]
+    if not fits or (places == list(range(len(places))) and shape[-3] != len(places)):
         raise ImageError(
             f"The array has the shape {shape} and {kind} pixels.",
             hint=f"Send integers or floats of shape ({len(channels)}, h, w) or (n, {len(channels)}, h, w), in the order"
-            f" {', '.join(channels)}.",
+            f" {', '.join(channels)}. Or send `channels` with the number of each channel.",
         )
     count = shape[0] if len(shape) == 4 else 1
     if not 1 <= count <= MOST_FIELDS or int(np.prod(shape[-3:])) > rules.max_pixels:
@@ -260,7 +291,7 @@ def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]
         fields = native_pixels(np.load(path, allow_pickle=False).reshape(count, *shape[-3:]))
     names = [upload.name] if count == 1 else [f"{upload.name}_{number}" for number in range(count)]
     return [
-        _field(name, channels, list(planes), rules, pixel_um=upload.pixel_um)
+        _field(name, channels, [planes[place] for place in places], rules, pixel_um=upload.pixel_um)
         for name, planes in zip(names, fields, strict=True)
     ]
 
@@ -270,6 +301,12 @@ def _field(
 ) -> ReadField:
     """Return a field from the images of its channels."""
     height, width = planes[0].shape
+    if height != width or height < rules.size:
+        raise ImageError(
+            f"The image is {width} x {height} px, but the model needs square images of at least"
+            f" {rules.size} x {rules.size} px.",
+            hint="Crop it, or send a larger one. Enlarging an image adds no detail.",
+        )
     eight = all_to_8_bit(planes, DepthRule(), called=channels)
     model = scale_field(eight.image, Scaling(size=rules.size, resample=rules.resample), pixel_um=pixel_um)
     shown = scale_field(eight.image, Scaling(size=min(SHOWN_PX, height, width)), pixel_um=pixel_um)
@@ -344,7 +381,11 @@ def check_picks(value: object) -> dict[str, int | str | None]:
     if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
         return {name: number for number, name in enumerate(value)}
     if isinstance(value, dict):
-        picks = {name: pick for name, pick in value.items() if isinstance(name, str) and type(pick) in (int, str)}
+        picks: dict[str, int | str | None] = {
+            name: pick
+            for name, pick in value.items()
+            if isinstance(name, str) and (isinstance(pick, str) or (type(pick) is int and pick >= 0))
+        }
         if picks and len(picks) == len(value):
             return picks
     raise ArgumentTypeError(

@@ -29,9 +29,9 @@ from cytoloc.serve.examples import read_example
 from cytoloc.serve.gallery import Gallery
 from cytoloc.serve.guards import ServiceMetrics
 from cytoloc.serve.jobs import JobQueue
-from cytoloc.serve.reading import ReaderPool, ReadField, ReadingRules, UploadedField
+from cytoloc.serve.reading import ReaderPool, ReadField, ReadingRules, RejectedField, UploadedField
 from cytoloc.serve.settings import ServeSettings
-from cytoloc.serve.uploads import Upload
+from cytoloc.serve.uploads import Upload, numbered
 
 _OVERHEAD_BYTES: Final = 20_000
 
@@ -126,6 +126,7 @@ class Service:
     def uploads(self) -> Path:
         """The folder of all uploads. It is made again if the system removed it, because it was not used for days."""
         if not Path(self._folder.name).exists():
+            self._folder.cleanup()
             self._folder = _new_folder()
         return Path(self._folder.name)
 
@@ -169,7 +170,7 @@ class Service:
         for field, each in zip(upload.fields, found, strict=True):
             if isinstance(each, ImageError) and len(upload.fields) > 1:
                 errors.append(each)
-                rejected.append(RejectedAnswer(id=field.name, reason=each.message))
+                rejected.append(RejectedAnswer.of(field.name, each))
             elif isinstance(each, BaseException):
                 raise each
             else:
@@ -194,7 +195,7 @@ class Service:
     ) -> tuple[list[KeptResult], list[RejectedAnswer]]:
         """Read the fields in uploaded files, and predict them."""
         found = await self.readers.read(field)
-        rejected = [RejectedAnswer(id=each[0], reason=each[1]) for each in found if isinstance(each, tuple)]
+        rejected = [RejectedAnswer.of(*each) for each in found if isinstance(each, RejectedField)]
         good = [each for each in found if isinstance(each, ReadField)]
         results = await asyncio.gather(
             *(self._predict(each, upload.absent, upload.tta, is_patient=len(good) > 1) for each in good)
@@ -217,7 +218,7 @@ class Service:
         try:
             found = await self.readers.read(upload.fields[number])
         except ImageError as error:
-            return [], [RejectedAnswer(id=name, reason=error.message)]
+            return [], [RejectedAnswer.of(name, error)]
         parts = []
         for each in found:
             if isinstance(each, ReadField):
@@ -231,7 +232,7 @@ class Service:
                 )
                 self.metrics.fields.inc()
                 parts.append(named(predictions, each.name))
-        return parts, [RejectedAnswer(id=each[0], reason=each[1]) for each in found if isinstance(each, tuple)]
+        return parts, [RejectedAnswer.of(*each) for each in found if isinstance(each, RejectedField)]
 
     def answer_of(self, results: list[KeptResult], rejected: list[RejectedAnswer]) -> PredictAnswer:
         """Return the answer for some results."""
@@ -334,13 +335,8 @@ def named(predictions: Predictions, name: str) -> Predictions:
 def joined(parts: list[Predictions]) -> Predictions:
     """Return the predictions of the fields of a batch job. Ids that occur twice get a number."""
     first = parts[0]
-    seen: dict[str, int] = {}
-    ids = []
-    for part in parts:
-        number = seen[part.ids[0]] = seen.get(part.ids[0], 0) + 1
-        ids.append(part.ids[0] if number == 1 else f"{part.ids[0]}_{number}")
     return Predictions(
-        tuple(ids),
+        tuple(numbered([part.ids[0] for part in parts])),
         np.concatenate([part.probabilities for part in parts]),
         first.label_set,
         first.provenance,

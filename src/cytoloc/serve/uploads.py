@@ -25,7 +25,11 @@ from cytoloc.serve.reading import SUFFIXES, UploadedField, check_picks
 ALL_CHANNELS: Final = "image"
 """The name of the form field of files that contain all channels of a field."""
 
-OTHER_FIELDS: Final = ("channels", "absent", "tta", "pixel_um", "id")
+ONCE: Final = ("channels", "tta", "pixel_um")
+"""The names of the other form fields that a request has at most once."""
+
+OTHER_FIELDS: Final = (*ONCE, "absent", "id")
+"""The names of all other form fields."""
 
 LONGEST_ID: Final = 200
 """Maximum length of an id that a client gives, in letters."""
@@ -109,6 +113,7 @@ def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], 
 
     Raises:
         ArgumentTypeError, SettingsError, ChannelError, ImageError: If the form is invalid.
+        OSError: If a file cannot be saved, for example because the disk is full.
     """
     files: dict[str, list[UploadFile]] = {}
     texts: dict[str, list[str]] = {}
@@ -124,6 +129,11 @@ def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], 
         )
     if not files:
         raise ImageError("The request contains no image.", hint=f"Send a file {ALL_CHANNELS}, or one per channel.")
+    for name in ONCE:
+        if len(texts.get(name, [])) > 1:
+            raise SettingsError(
+                f"The form has {len(texts[name])} fields `{name}`.", hint=f"Send `{name}` once, for all images."
+            )
     check_channels([PROTEIN, *(name for name in files if name not in (ALL_CHANNELS, PROTEIN))])
     picks = _picks(texts, files, channels)
     counts = {name: len(found) for name, found in files.items()}
@@ -143,7 +153,10 @@ def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], 
     pixel_um = _pixel_um(texts)
     fields = []
     for number, name in enumerate(ids):
-        saved = {channel: _save(found[number], space, f"{number}-{channel}") for channel, found in files.items()}
+        saved = {
+            channel: _save(found[number], space, f"{number}-{place}")
+            for place, (channel, found) in enumerate(files.items())
+        }
         where = dict.fromkeys(picks, saved[ALL_CHANNELS]) if ALL_CHANNELS in saved else saved
         fields.append(UploadedField(name=name, files=where, picks=picks, pixel_um=pixel_um))
     tta = next(iter(texts.get("tta", [])), "").strip()
@@ -160,7 +173,7 @@ def _picks(
     if given:
         try:
             content = json.loads(given)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # not JSON, or a number with too many digits
             content = [word.strip() for word in given.split(",")]
         picks = check_picks(content)
     elif ALL_CHANNELS in files:
@@ -178,18 +191,38 @@ def _ids(given: Sequence[str], files: Mapping[str, list[UploadFile]], count: int
     """Return the id of each field: as given, or from the names of its files."""
     if given and len(given) != count:
         raise SettingsError(f"There are {len(given)} ids for {count} fields.", hint="Send one id per field, or none.")
-    ids: dict[str, None] = {}
+    names = [name.strip() for name in given]
+    for number, name in enumerate(names):
+        refuse_unprintable(name)
+        if not 1 <= len(name) <= LONGEST_ID:
+            raise SettingsError(
+                f"The id of field {number + 1} has {len(name)} letters.", hint=f"Send ids of 1 to {LONGEST_ID} letters."
+            )
+        if name in names[:number]:
+            raise SettingsError(f"The id {name!r} occurs twice.", hint="Send each id once.")
+    if names:
+        return names
+    found = [name[:LONGEST_ID].strip() or f"{number + 1}" for number, name in enumerate(_file_ids(files))]
+    for name in found:
+        refuse_unprintable(name)
+    return numbered(found)
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Return names that all differ: names that occur again get a number.
+
+    >>> numbered(["a", "b", "a", "a_2", "a"])
+    ['a', 'b', 'a_2', 'a_2_2', 'a_3']
+    """
+    unique: dict[str, None] = {}
     copies: Counter[str] = Counter()
-    for number, name in enumerate(given or _file_ids(files)):
-        same = new = name[:LONGEST_ID].strip() or f"{number + 1}"
-        refuse_unprintable(same)
-        if given and same in ids:
-            raise SettingsError(f"The id {same!r} occurs twice.", hint="Send each id once.")
-        while new in ids:
-            copies[same] += 1
-            new = f"{same}_{copies[same] + 1}"
-        ids[new] = None
-    return list(ids)
+    for name in names:
+        new = name
+        while new in unique:
+            copies[name] += 1
+            new = f"{name}_{copies[name] + 1}"
+        unique[new] = None
+    return list(unique)
 
 
 def _file_ids(files: Mapping[str, list[UploadFile]]) -> list[str]:
@@ -216,7 +249,7 @@ def _common_words(names: Sequence[str]) -> str:
 def _stem(file: UploadFile) -> str:
     """Return the name of a file without its suffix."""
     name, suffix = _name_and_suffix(file)
-    return name[: len(name) - len(suffix)].removesuffix(".ome")
+    return re.sub(r"\.ome$", "", name[: len(name) - len(suffix)], flags=re.IGNORECASE)
 
 
 def _name_and_suffix(file: UploadFile) -> tuple[str, str]:
