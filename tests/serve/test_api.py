@@ -264,6 +264,10 @@ def test_a_request_without_images_or_with_unequal_files_is_refused(server: Runni
     assert "at most 16" in server.client.post("/v1/predict", files=many).json()["error"]
     assert server.client.get("/v1/predict").status_code == 405
     assert server.client.get("/v1/nothing").json()["error"]
+    one = {"channels": '{"protein": 0}', "absent": ABSENT}
+    pages = server.client.post("/v1/predict", files={"image": ("a.tif", tiff_of(field))}, data=one)
+    assert "has 4 pages and does not state their axis" in pages.json()["error"]
+    assert "OME-TIFF" in pages.json()["hint"]
     long = {"m" * 300: ("a.npy", npy(field)), "protein": ("b.npy", npy(field))}
     assert server.client.post("/v1/predict", files=long).status_code == 422
     twice = server.client.post("/v1/predict", files=many[:2], data={"id": ["a", "a"]})

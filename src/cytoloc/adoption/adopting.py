@@ -49,8 +49,8 @@ def adopt(
         file: The weights, a file of ``torch.save`` as the authors published it.
         out: The new file, which must end in ``.cytoloc``.
         variant: ``"plain"`` (512 px) or ``"large"`` (1024 px) of ``"densenet121"``. Both have the same tensors, so the
-            weights do not say which one it is. Default: the variant in the name of the file. Every
-            prediction has a caution if ``variant`` is another one.
+            weights do not say which one it is. Default: the variant in the name of the file. If ``variant`` is
+            another one, every prediction has a caution.
         sha256: The expected SHA-256 of the file.
 
     Returns:

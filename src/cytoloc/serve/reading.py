@@ -232,8 +232,8 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
     reader = FieldReader(
         folder=folder,
         channels=ChannelMap(picks),
-        # If a file has all channels, these can be its pages.
-        planes=PlaneChoice(pages="channel" if upload.picks else None),
+        # If a file has several channels, these can be its pages. The pages of one channel can be anything.
+        planes=PlaneChoice(pages="channel" if len({*upload.picks.values()}) > 1 else None),
         scaling=Scaling(size=rules.size, resample=rules.resample),
         pixel_um=upload.pixel_um,
     )
