@@ -101,16 +101,22 @@ class _Outline(NamedTuple):
     phase: Phase
     sister: int | None
 
-    def relative_distance(self, rng: np.random.Generator, x: Plane, y: Plane) -> Plane:
-        """Return the distance from the center relative to the cell border, which has distance 1."""
+    def relative_distance(self, rng: np.random.Generator, x: Plane, y: Plane, *, limit: Plane) -> Plane:
+        """Return the distance from the center relative to the cell border, which has distance 1.
+
+        Pixels that are surely farther than ``limit`` have infinite distance, which saves time.
+        """
         along, across = self._turned(x, y)
-        angle = np.arctan2(across, along)
+        root = np.sqrt(self.stretch)
+        straight = np.hypot(along / root, across * root) / self.reach
+        near = straight < 2 * limit  # lobes reach at most 1.9 times as far
+        angle = np.arctan2(across[near], along[near])
         outside = np.ones_like(angle)
         for lobe in range(2, 7):
             outside += self.lobes * rng.normal(0, 1 / np.sqrt(lobe)) * np.cos(lobe * angle + rng.uniform(0, 2 * np.pi))
-        root = np.sqrt(self.stretch)
-        distance = np.hypot(along / root, across * root) / self.reach
-        return np.asarray(distance / np.clip(outside, 0.45, 1.9), np.float32)
+        distance = np.full(straight.shape, np.inf, np.float32)
+        distance[near] = straight[near] / np.clip(outside, 0.45, 1.9)
+        return distance
 
     def in_nucleus(self, rng: np.random.Generator, x: Plane, y: Plane) -> BoolArray:
         """Return a mask of the nucleus (nearly an ellipse) or of the metaphase plate."""
@@ -199,10 +205,13 @@ def draw_scene(
         here = np.s_[max(0, cy - reach) : max(0, cy + reach + 1), max(0, cx - reach) : max(0, cx + reach + 1)]
         if not x[here].size:
             continue
-        depth = outline.relative_distance(rng, rough_x[here], rough_y[here])
+        depth = outline.relative_distance(rng, rough_x[here], rough_y[here], limit=deepest[here])
         mine = depth < deepest[here]
         cell_map[here][mine] = number
         deepest[here][mine] = depth[mine]
+        # Nuclei are much smaller than cells.
+        reach = int(2 * outline.radius * np.sqrt(max(outline.long_nucleus, 1 / outline.long_nucleus))) + 2
+        here = np.s_[max(0, cy - reach) : max(0, cy + reach + 1), max(0, cx - reach) : max(0, cx + reach + 1)]
         nucleus = outline.in_nucleus(rng, x[here], y[here])
         nucleus_map[here][nucleus & (nucleus_map[here] == 0)] = number
     # A nucleus belongs to its own cell, even if another cell is nearer.

@@ -44,17 +44,15 @@ def streaks(rng: np.random.Generator, angle: Plane, *, length: float, width: flo
     if width > 0.6:
         noise = cv2.GaussianBlur(noise, (0, 0), 0.6 * width)
     step = max(1.0, width)
-    right, down = step * np.cos(angle), step * np.sin(angle)
+    moves = np.stack([step * np.cos(angle), step * np.sin(angle)], axis=2)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     total = noise.copy()
     for sign in (1.0, -1.0):
-        at_x, at_y = x.copy(), y.copy()
+        at = np.stack([x, y], axis=2)
         for _ in range(max(2, round(length / (2 * step)))):
-            move_x = cv2.remap(right, at_x, at_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-            move_y = cv2.remap(down, at_x, at_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-            at_x += sign * move_x
-            at_y += sign * move_y
-            total += cv2.remap(noise, at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+            move = cv2.remap(moves, at, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+            at += sign * move
+            total += cv2.remap(noise, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     return np.asarray((total - total.mean()) / (total.std() + 1e-6), np.float32)
 
 
