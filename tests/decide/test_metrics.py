@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
@@ -82,6 +82,7 @@ def test_the_interval_covers_and_narrows() -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), rows=st.integers(2, 40))
 def test_overall_measures_are_scikit_learns(seed: int, rows: int) -> None:
     predicted, truth, probabilities = random_case(seed, rows)

@@ -150,10 +150,9 @@ def test_the_grid_is_the_baseline_thresholdss() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_thresholds_are_those_of_the_baselines_loop(seed: int) -> None:
-    probabilities, truth = random_case(seed)
-    columns = slice(0, 6)
+def test_thresholds_are_those_of_the_baselines_loop() -> None:
+    probabilities, truth = random_case(0)
+    columns = slice(0, 4)
     expected = baseline_thresholds(probabilities[:, columns], truth[:, columns])
     assert grid_thresholds(probabilities[:, columns], truth[:, columns]).tolist() == expected
 

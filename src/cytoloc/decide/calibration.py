@@ -74,10 +74,10 @@ def fit_calibration(kind: CalibrationKind, scores: Floats, truth: Bools) -> Cali
     if kind == "temperature":
         pooled = logits.T.reshape(1, -1, 1)
         zeros = np.zeros((pooled.shape[1], 1))
-        first = fit_shrunk(pooled.__getitem__, zeros, truth.T.reshape(-1, 1), np.array([0]), precision=1e-6)
+        first = fit_shrunk(pooled, zeros, truth.T.reshape(-1, 1), np.array([0]), precision=1e-6)
         shared = first.coefficients[0, 0]
         columns = np.ascontiguousarray(logits.T[..., None])
-        added = fit_shrunk(columns.__getitem__, shared * logits, truth, np.array([0])).coefficients[:, 0]
+        added = fit_shrunk(columns, shared * logits, truth, np.array([0])).coefficients[:, 0]
         slopes = np.maximum(shared + added, 0)
         return Calibration(kind, np.column_stack([np.zeros(truth.shape[1]), slopes, slopes]))
     if kind == "beta":
@@ -102,11 +102,11 @@ def _fit_curves(features: Floats, truth: Bools) -> Floats:
     center = features.mean(axis=(0, 1))
     std = np.maximum(features.std(axis=(0, 1)), 1e-9)
     scaled = np.ascontiguousarray(((features - center) / std).transpose(1, 0, 2))
-    shared = fit_shared(scaled.__getitem__, truth, least=0.0)
+    shared = fit_shared(scaled, truth, least=0.0)
     offsets = (scaled @ shared.weights).T + shared.intercepts
-    designs = [np.hstack([np.ones((len(truth), 1)), scaled[i]]) for i in range(truth.shape[1])]
+    designs = np.concatenate([np.ones_like(scaled[..., :1]), scaled], axis=2)
     kinds = np.repeat([0, 1], [1, features.shape[2]])
-    added = fit_shrunk(designs.__getitem__, offsets, truth, kinds).coefficients
+    added = fit_shrunk(designs, offsets, truth, kinds).coefficients
     slopes = np.maximum(shared.weights + added[:, 1:], 0) / std
     intercepts = shared.intercepts + added[:, 0] - slopes @ center
     return np.column_stack([intercepts, slopes[:, 0], slopes[:, -1]])

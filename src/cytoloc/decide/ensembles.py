@@ -152,13 +152,13 @@ def fit_weights(stack: Floats, truth: Bools, *, by_class: bool) -> Floats:
     logits = logits_of(stack)
     center, scale = logits.mean(axis=(1, 2)), np.maximum(logits.std(axis=(1, 2)), 1e-9)
     features = np.ascontiguousarray(((logits - center[:, None, None]) / scale[:, None, None]).transpose(2, 1, 0))
-    shared = fit_shared(features.__getitem__, truth, least=0.0)
+    shared = fit_shared(features, truth, least=0.0)
     weights = np.repeat((shared.weights / scale)[:, None], truth.shape[1], axis=1)
     if by_class:
         offsets = (features @ shared.weights).T + shared.intercepts
         kinds = np.repeat([0, 1], [1, len(stack)])
-        designs = [np.hstack([np.ones((len(truth), 1)), features[i]]) for i in range(truth.shape[1])]
-        shrunk = fit_shrunk(designs.__getitem__, offsets, truth, kinds)
+        designs = np.concatenate([np.ones_like(features[..., :1]), features], axis=2)
+        shrunk = fit_shrunk(designs, offsets, truth, kinds)
         weights = np.maximum(weights + (shrunk.coefficients[:, 1:] / scale).T, 0)
     total = weights.sum(axis=0)
     # Members have equal weights in a class where all weights are 0.
@@ -242,15 +242,15 @@ def fit_stack(
     std = raw.std(axis=(0, 1), dtype=np.float64)
     std[std < MIN_STD] = 1.0
     features = _standardized(raw, center, std)
-    shared = fit_shared(lambda i: features[i], truth, start=None if start is None else start.shared)
+    shared = fit_shared(features, truth, start=None if start is None else start.shared)
     logits = _shared_logits(features, shared)
     own_center, own_std = logits.mean(axis=0), logits.std(axis=0)
     own_std[own_std < MIN_STD] = 1.0
     scaled = ((logits - own_center) / own_std).astype(np.float32)
-    designs = [_design(features, scaled, i) for i in range(truth.shape[1])]
+    designs = np.stack([_design(features, scaled, i) for i in range(truth.shape[1])])
     kinds = np.repeat([INTERCEPT, OWN, MEMBER, OTHER], [1, 1, len(center), truth.shape[1] - 1])
     shrunk = fit_shrunk(
-        designs.__getitem__,
+        designs,
         logits,
         truth,
         kinds,

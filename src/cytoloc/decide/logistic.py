@@ -7,7 +7,7 @@ interpolation", Neural Computation 4, 1992).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -17,8 +17,8 @@ from scipy.special import expit
 
 from cytoloc.decide.inputs import Bools, Floats, Ints
 
-FeaturesOf = Callable[[int], NDArray[np.floating]]
-"""A function that returns the features of a class, shape ``(n, d)``."""
+Features = NDArray[np.floating]
+"""The features of all classes, shape ``(classes, n, d)``."""
 
 MAX_NEWTON_STEPS: Final = 40
 LOGIT_TOLERANCE: Final = 1e-3
@@ -26,6 +26,9 @@ LOGIT_TOLERANCE: Final = 1e-3
 
 LOSS_TOLERANCE: Final = 1e-7
 """Relative increase of the loss that is regarded as rounding error, because features may be float32."""
+
+AT_ONCE: Final = 4_000_000
+"""Maximum number of features of the classes that are computed at once, which limits the memory."""
 
 FIRST_PRECISION: Final = 30.0
 """Initial value of a precision. The result does not depend on it."""
@@ -58,7 +61,7 @@ class ShrunkFit:
 
 
 def fit_shared(
-    design: FeaturesOf, truth: Bools, *, start: SharedFit | None = None, least: float = -np.inf
+    features: Features, truth: Bools, *, start: SharedFit | None = None, least: float = -np.inf
 ) -> SharedFit:
     """Fit a logistic regression with the same weights for all classes and an intercept per class.
 
@@ -66,7 +69,7 @@ def fit_shared(
     half a negative with mean features are added to each class, so that all intercepts are finite.
 
     Args:
-        design: The features of each class.
+        features: Shape ``(classes, n, d)``.
         truth: bool of shape ``(n, classes)``.
         start: Initial values. The result does not depend on them.
         least: The lower bound of the weights.
@@ -74,11 +77,11 @@ def fit_shared(
     Returns:
         The weights and intercepts.
     """
-    size = design(0).shape[1]
+    size = features.shape[2]
     rate = (truth.sum(axis=0) + 0.5) / (len(truth) + 1)
     weights = np.full(size, 1 / size) if start is None else start.weights.copy()
     intercepts = np.log(rate / (1 - rate)) if start is None else start.intercepts.copy()
-    here = _loss_at(design, truth, weights, intercepts)
+    here = _loss_at(features, truth, weights, intercepts)
     for _ in range(MAX_NEWTON_STEPS):
         # The Newton step. The intercepts are eliminated class by class, which leaves a linear system for the weights.
         scaled = here.cross / here.curve[:, None]
@@ -91,7 +94,7 @@ def fit_shared(
         shift = (here.slope - here.cross @ reached) / here.curve
         for _ in range(MAX_NEWTON_STEPS):
             moved, lifted = np.maximum(weights - step, least), intercepts - shift
-            there = _loss_at(design, truth, moved, lifted)
+            there = _loss_at(features, truth, moved, lifted)
             if there.loss <= here.loss * (1 + LOSS_TOLERANCE):
                 break
             # Far from the optimum, a full step may overshoot.
@@ -114,27 +117,37 @@ class _Point(NamedTuple):
     curve: Floats
 
 
-def _loss_at(design: FeaturesOf, truth: Bools, weights: Floats, intercepts: Floats) -> _Point:
+def _loss_at(features: Features, truth: Bools, weights: Floats, intercepts: Floats) -> _Point:
     classes, size = truth.shape[1], len(weights)
-    loss, gradient, hessian = float(weights @ weights) / 2, weights.copy(), np.eye(size)
-    slope, cross, curve = np.empty(classes), np.empty((classes, size)), np.empty(classes)
-    for i in range(classes):
-        features = design(i)
-        logits = features @ weights + intercepts[i]
-        probability, middle = expit(logits), expit(intercepts[i])
-        residual, weight = probability - truth[:, i], probability * (1 - probability)
-        weighted = features * weight[:, None].astype(features.dtype)
-        loss += float(np.logaddexp(0, logits).sum() - logits[truth[:, i]].sum())
-        loss += float(np.logaddexp(0, intercepts[i]) - intercepts[i] / 2)
-        gradient += features.T @ residual.astype(features.dtype)
-        hessian += weighted.T @ features
-        slope[i], cross[i] = residual.sum() + middle - 0.5, weighted.sum(axis=0)
-        curve[i] = weight.sum() + middle * (1 - middle)
+    middle = expit(intercepts)
+    loss = float(weights @ weights / 2 + (np.logaddexp(0, intercepts) - intercepts / 2).sum())
+    gradient, hessian = weights.copy(), np.eye(size)
+    slope, cross, curve = middle - 0.5, np.empty((classes, size)), middle * (1 - middle)
+    for some in _blocks(features):
+        part, positive = features[some], truth.T[some]
+        logits = part @ weights + intercepts[some, None]
+        probability = expit(logits)
+        residual, weight = probability - positive, probability * (1 - probability)
+        weighted = part * weight[..., None].astype(part.dtype)
+        loss += float(np.logaddexp(0, logits).sum() - logits[positive].sum())
+        gradient += (residual[:, None].astype(part.dtype) @ part).sum(axis=(0, 1), dtype=np.float64)
+        hessian += (weighted.transpose(0, 2, 1) @ part).sum(axis=0, dtype=np.float64)
+        slope[some] += residual.sum(axis=1)
+        cross[some] = weighted.sum(axis=1)
+        curve[some] += weight.sum(axis=1)
     return _Point(loss, gradient, hessian, slope, cross, np.maximum(curve, 1e-9))
 
 
+def _blocks(features: Features) -> Iterator[slice]:
+    """Yield classes that are computed at once."""
+    classes, each = len(features), features[0].size
+    count = max(1, AT_ONCE // max(1, each))
+    for start in range(0, classes, count):
+        yield slice(start, start + count)
+
+
 def fit_shrunk(
-    design: FeaturesOf,
+    features: Features,
     offsets: Floats,
     truth: Bools,
     kinds: Ints,
@@ -148,7 +161,7 @@ def fit_shrunk(
     without negatives are 0.
 
     Args:
-        design: The features of each class.
+        features: Shape ``(classes, n, d)``.
         offsets: The logits of the shared fit, shape ``(n, classes)``.
         truth: bool of shape ``(n, classes)``.
         kinds: The kind of each feature, from 0, shape ``(d,)``.
@@ -159,16 +172,23 @@ def fit_shrunk(
         The coefficients and precisions.
     """
     classes, size = truth.shape[1], len(kinds)
-    known = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
+    is_known = truth.any(axis=0) & ~truth.all(axis=0)
     coefficients = np.zeros((classes, size)) if start is None else start.copy()
+    coefficients[~is_known] = 0
     precisions = np.full(int(kinds.max()) + 1, FIRST_PRECISION if precision is None else precision)
-    variance = np.zeros((classes, size))
-    coefficients[np.setdiff1d(np.arange(classes), known)] = 0
-    for _ in range(MAX_NEWTON_STEPS if known.size else 0):
+    # Classes without positives or without negatives do not take part.
+    known = coefficients[is_known]
+    features, offsets, truth = (
+        (features, offsets.T, truth.T)
+        if is_known.all()
+        else (features[is_known], offsets.T[is_known], truth.T[is_known])
+    )
+    variance = np.zeros_like(known)
+    for _ in range(MAX_NEWTON_STEPS if len(known) else 0):
         furthest = 0.0
-        for i in known:
-            coefficients[i], variance[i], move = _descend(
-                design(int(i)), offsets[:, i], truth[:, i], coefficients[i], precisions[kinds]
+        for some in _blocks(features):
+            known[some], variance[some], move = _descend(
+                features[some], offsets[some], truth[some], known[some], precisions[kinds]
             )
             furthest = max(furthest, move)
         if precision is not None:
@@ -176,11 +196,11 @@ def fit_shrunk(
                 break
             continue
         # MacKay's update of the precisions: the number of determined coefficients by the sum of their squares.
-        determined = np.clip(1 - variance[known] * precisions[kinds], 1e-9, 1)
+        determined = np.clip(1 - variance * precisions[kinds], 1e-9, 1)
         better = np.empty_like(precisions)
         for kind in range(len(precisions)):
             columns = kinds == kind
-            squares = float((coefficients[known][:, columns] ** 2).sum())
+            squares = float((known[:, columns] ** 2).sum())
             better[kind] = determined[:, columns].sum() / max(squares, 1e-12)
         # Precisions are limited to 0.01 (almost no shrinkage) … 100,000 (almost no deviation), and to a factor of 10
         # per step.
@@ -189,33 +209,40 @@ def fit_shrunk(
         precisions = better
         if furthest < LOGIT_TOLERANCE and is_stable:
             break
+    coefficients[is_known] = known
     return ShrunkFit(coefficients, precisions)
 
 
 def _descend(
-    features: NDArray[np.floating],
-    offset: Floats,
-    truth: Bools,
-    coefficients: Floats,
-    precision: Floats,
+    features: Features, offsets: Floats, truth: Bools, coefficients: Floats, precision: Floats
 ) -> tuple[Floats, Floats, float]:
-    """Return the coefficients of a class after a Newton step, their variances, and the mean change of the logits."""
+    """Return the coefficients of classes after a Newton step, their variances, and the largest mean change of logits.
 
-    def loss_at(logits: Floats, values: Floats) -> float:
-        fit = np.logaddexp(0, logits).sum() - logits[truth].sum()
-        return float(fit + (precision * values**2).sum() / 2)
+    ``offsets`` and ``truth`` have shape ``(classes, n)``; coefficients and variances have shape ``(classes, d)``.
+    """
 
-    logits = offset + features @ coefficients.astype(features.dtype)
+    def losses_at(logits: Floats, values: Floats) -> Floats:
+        fit = np.logaddexp(0, logits).sum(axis=1) - np.where(truth, logits, 0).sum(axis=1)
+        return np.asarray(fit + (precision * values**2).sum(axis=1) / 2)
+
+    def times(values: Floats) -> Floats:
+        return np.asarray((features @ values[..., None].astype(features.dtype))[..., 0])
+
+    logits = offsets + times(coefficients)
     probability = expit(logits)
-    weighted = features * (probability * (1 - probability))[:, None].astype(features.dtype)
-    covariance = np.linalg.inv((weighted.T @ features).astype(np.float64) + np.diag(precision))
+    weighted = features * (probability * (1 - probability))[..., None].astype(features.dtype)
+    hessian = (weighted.transpose(0, 2, 1) @ features).astype(np.float64) + np.diag(precision)
+    covariance = np.linalg.inv(hessian)
     residual = (probability - truth).astype(features.dtype)
-    step = covariance @ (features.T @ residual + precision * coefficients)
-    moves = features @ step.astype(features.dtype)
-    before = loss_at(logits, coefficients) * (1 + LOSS_TOLERANCE)
+    slope = (residual[:, None] @ features)[:, 0] + precision * coefficients
+    step = (covariance @ slope[..., None])[..., 0]
+    moves = times(step)
+    before = losses_at(logits, coefficients) * (1 + LOSS_TOLERANCE)
     for _ in range(MAX_NEWTON_STEPS):
-        if loss_at(logits - moves, coefficients - step) <= before:
+        is_worse = losses_at(logits - moves, coefficients - step) > before
+        if not is_worse.any():
             break
         # Far from the optimum, a full step may overshoot.
-        step, moves = step / 2, moves / 2
-    return coefficients - step, np.diag(covariance), float(np.abs(moves).mean())
+        step[is_worse] /= 2
+        moves[is_worse] /= 2
+    return coefficients - step, np.diagonal(covariance, axis1=1, axis2=2), float(np.abs(moves).mean(axis=1).max())
