@@ -27,8 +27,8 @@ LOGIT_TOLERANCE: Final = 1e-3
 LOSS_TOLERANCE: Final = 1e-7
 """Relative increase of the loss that is regarded as rounding error, because features may be float32."""
 
-AT_ONCE: Final = 4_000_000
-"""Maximum number of features of the classes that are computed at once, which limits the memory."""
+AT_ONCE: Final = 500_000
+"""Maximum number of values of the classes that are computed at once: few enough for the cache of a processor."""
 
 FIRST_PRECISION: Final = 30.0
 """Initial value of a precision. The result does not depend on it."""
