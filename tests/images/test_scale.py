@@ -30,7 +30,7 @@ def test_the_nearest_pixel_is_that_of_pillow(have: int, want: int) -> None:
         np.testing.assert_array_equal(ours, image[:, step // 2 :: step, step // 2 :: step])
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])
 @pytest.mark.parametrize(("have", "want"), [(108, 51), (96, 48)])
 def test_each_channel_is_scaled_as_if_it_were_alone(have: int, want: int, channels: int, dtype: type) -> None:
