@@ -72,6 +72,8 @@ def test_the_same_image_gives_the_same_numbers_in_all_forms(
     tiff = {"image": (r"C:\plates\C03_2.ome.tif", (tmp_path / "all.tif").read_bytes())}
     pngs = [(name, (path.name, path.read_bytes())) for name, path in png_files(field, tmp_path).items()]
     by_number = {"channels": json.dumps({name: PERMUTED.index(number) for number, name in enumerate(cytoloc.CHANNELS)})}
+    larger = np.stack([*field, field[0] // 2])
+    first = json.dumps({name: number for number, name in enumerate(cytoloc.CHANNELS)})
     answers = {
         "one PNG per channel": server.client.post("/v1/predict", files=pngs),
         "TIFF": server.client.post("/v1/predict", files=tiff),
@@ -87,8 +89,11 @@ def test_the_same_image_gives_the_same_numbers_in_all_forms(
         "channels of a TIFF by number": server.client.post(
             "/v1/predict", files={"image": ("a.tif", tiff_of(field[PERMUTED]))}, data=by_number
         ),
-        "channels of a larger array by number": server.client.post(
-            "/v1/predict", files={"image": ("a.npy", npy(np.stack([*field[PERMUTED], field[0] // 2])))}, data=by_number
+        "first channels of a larger array": server.client.post(
+            "/v1/predict", files={"image": ("a.npy", npy(larger))}, data={"channels": first}
+        ),
+        "first pages of a larger TIFF": server.client.post(
+            "/v1/predict", files={"image": ("a.tif", tiff_of(larger))}, data={"channels": first}
         ),
     }
     for what, response in answers.items():
@@ -182,6 +187,14 @@ def tiff_of(array: Any, *, axes: str = "") -> bytes:
     return stream.getvalue()
 
 
+def ome_tiff_of(array: Any) -> bytes:
+    """Return an array as an OME-TIFF file whose channels have the names 1, 2, 3, …"""
+    stream = io.BytesIO()
+    names = [f"{number}" for number in range(1, len(array) + 1)]
+    tifffile.imwrite(stream, array, ome=True, metadata={"axes": "CYX", "Channel": {"Name": names}})
+    return stream.getvalue()
+
+
 BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "empty": ("a.png", b"", "is empty"),
     "text": ("a.png", b"hello", "not a PNG file"),
@@ -194,7 +207,10 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "time points": ("a.tif", tiff_of(np.zeros((2, 4, 128, 128), np.uint8), axes="TCYX"), "has 2 time points"),
     "zip": ("a.zarr.zip", b"PK\x03\x04 nothing", ""),
     "pickle": ("a.npy", npy(np.array([{"a": 1}], object)), "The array has"),
-    "array of another shape": ("a.npy", npy(np.zeros((3, 128, 128), np.uint8)), "shape"),
+    "array of another shape": ("a.npy", npy(np.zeros((128, 128), np.uint8)), "has the shape (128, 128)"),
+    "array of five channels": ("a.npy", npy(np.zeros((5, 128, 128), np.uint8)), "has 5 channels, but should have 4"),
+    "array of three channels": ("a.npy", npy(np.zeros((3, 128, 128), np.uint8)), "has 3 channels, but should have 4"),
+    "20 pages": ("a.tif", tiff_of(np.zeros((20, 128, 128), np.uint8)), "The file has 20 channels, but should have 4"),
     "large array": ("a.npy", npy(np.zeros((4, 10, 10), np.uint8)).replace(b"(4, 10, 10)", b"(4, 9999, 9999)"), ""),
     "complex": ("a.npy", npy(np.zeros((4, 128, 128), complex)), "complex"),
     "NaN": ("a.npy", npy(np.full((4, 128, 128), np.nan, np.float32)), ""),
@@ -230,20 +246,21 @@ BAD_FORMS: dict[str, tuple[dict[str, str | list[str]], str]] = {
     "substitute": ({"absent": "er=gone"}, "er"),
     "channels": ({"channels": "[1, 2]"}, "channels"),
     "channels nested": ({"channels": "[" * 5000}, ""),
-    "channel twice": ({"channels": "protein,protein,er,nucleus"}, ""),
+    "channel twice": ({"channels": "protein,protein,er,nucleus,microtubules"}, "list of different names"),
+    "no channels": ({"channels": "[]"}, "list of different names"),
     "channel by name in an array": (
         {"channels": '{"protein": "GFP"}', "absent": ABSENT},
         "names, but the channels of a NumPy file",
     ),
-    "channel with a large number": ({"channels": '{"protein": 4}', "absent": ABSENT}, "The array has the shape"),
+    "channel with a large number": ({"channels": '{"protein": 4}', "absent": ABSENT}, "has 4 channels"),
     "channel with a negative number": ({"channels": '{"protein": -1}', "absent": ABSENT}, "`channels` must be"),
-    "channel with many digits": ({"channels": "9" * 5000}, ""),
-    "channel with a long name": ({"channels": "protein,nucleus,er," + "m" * 300}, ""),
+    "channel with many digits": ({"channels": "9" * 5000}, "list of different names"),
+    "channel with a long name": ({"channels": "protein,nucleus,er," + "m" * 300}, "list of different names"),
     "two pixel sizes": ({"pixel_um": ["0.1", "0.2"]}, "2 fields `pixel_um`"),
     "substitute in Python": ({"channels": "protein", "absent": "{'er': 'zero'}"}, "{'er': 'zero'}"),
-    "id": ({"id": "a\nb"}, ""),
-    "empty id": ({"id": " "}, "0 letters"),
-    "long id": ({"id": "a" * 201}, "201 letters"),
+    "id": ({"id": "a\nb"}, "cannot be printed"),
+    "empty id": ({"id": " "}, "id of field 1 is empty"),
+    "long id": ({"id": "a" * 201}, "id of field 1 is empty, too long"),
 }
 
 
@@ -268,6 +285,17 @@ def test_a_request_without_images_or_with_unequal_files_is_refused(server: Runni
     pages = server.client.post("/v1/predict", files={"image": ("a.tif", tiff_of(field))}, data=one)
     assert "has 4 pages and does not state their axis" in pages.json()["error"]
     assert "OME-TIFF" in pages.json()["hint"]
+    alone = {name: ("a.tif", tiff_of(field)) for name in cytoloc.CHANNELS}
+    several = server.client.post("/v1/predict", files=alone).json()
+    assert "4 pages" in several["error"]
+    listed = server.client.post("/v1/predict", files=alone, data={"channels": ",".join(cytoloc.CHANNELS)})
+    assert "each channel has its own file" in listed.json()["error"]
+    named = {name: (f"{name}.tif", ome_tiff_of(field)) for name in cytoloc.CHANNELS}
+    assert "Send `channels`" in server.client.post("/v1/predict", files=named).json()["hint"]
+    places = {"channels": json.dumps({name: number for number, name in enumerate(cytoloc.CHANNELS)})}
+    assert server.client.post("/v1/predict", files=named, data=places).status_code == 200
+    places["channels"] = json.dumps({name: f"{4 - number}" for number, name in enumerate(cytoloc.CHANNELS)})
+    assert server.client.post("/v1/predict", files=named, data=places).status_code == 200
     long = {"m" * 300: ("a.npy", npy(field)), "protein": ("b.npy", npy(field))}
     assert server.client.post("/v1/predict", files=long).status_code == 422
     twice = server.client.post("/v1/predict", files=many[:2], data={"id": ["a", "a"]})

@@ -239,7 +239,7 @@ def _descend(
     moves = times(step)
     before = losses_at(logits, coefficients) * (1 + LOSS_TOLERANCE)
     for _ in range(MAX_NEWTON_STEPS):
-        is_worse = losses_at(logits - moves, coefficients - step) > before
+        is_worse = ~(losses_at(logits - moves, coefficients - step) <= before)
         if not is_worse.any():
             break
         # Far from the optimum, a full step may overshoot.

@@ -295,8 +295,8 @@ def _form_schema(service: Service) -> dict[str, Any]:
                             **{name: file | {"description": f"Files with the channel {name}."} for name in channels},
                             "channels": {
                                 "type": "string",
-                                "description": "Channels in the order of a file, or a JSON object of the number (from"
-                                " 0) or name of each channel. Default: the channels of the model.",
+                                "description": "All channels of a file in order, or a JSON object of the number (from"
+                                " 0) or name of each channel. Default: the channels of the model, in order.",
                                 "examples": [",".join(channels), '{"protein": "GFP"}'],
                             },
                             "absent": {

@@ -7,10 +7,11 @@ service stores each upload under a name of its own.
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import TimeoutError as LateError
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,9 @@ SHOWN_PX: Final = 1024
 MOST_FIELDS: Final = 64
 """Maximum number of fields in one file."""
 
+LONGEST_NAME: Final = 80
+"""Maximum length of the name of a channel, in letters."""
+
 MEMORY_BYTES: Final = 3 * 1024**3
 """Memory that a process may take to read images, in bytes."""
 
@@ -56,12 +60,14 @@ class UploadedField:
         name: The id of the field.
         files: The file of each channel. Several channels can be in the same file.
         picks: The number or name of each channel in its file; None if the file has only one channel.
+        in_order: Whether the file has just these channels, in this order, because the client gave no numbers or names.
         pixel_um: Pixel size in micrometers; None if it is unknown or the files state it.
     """
 
     name: str
     files: Mapping[str, Path]
     picks: Mapping[str, int | str | None] = field(default_factory=dict)
+    in_order: bool = False
     pixel_um: float | None = None
 
 
@@ -218,8 +224,11 @@ def _for_client(error: CytolocError, upload: UploadedField) -> ImageError:
         called = "the file" if is_one else f"the file of {channel}"
         message = message.replace(str(path), called).replace(path.name, called)
     message = message.replace(f"{folder}/", "").replace(str(folder), "the upload")
-    unknown = set(re.findall(r"`(\w+)", error.hint)) - {"channels", "pixel_um"}
-    hint = "Export the image as an OME-TIFF file without further axes, and send that." if unknown else error.hint
+    hint = error.hint
+    if "#0" in hint:
+        hint = 'Send `channels` with the number of each channel in its file, for example {"protein": 0}.'
+    elif set(re.findall(r"`(\w+)", hint)) - {"channels", "pixel_um"}:
+        hint = "Export the image as an OME-TIFF file without further axes, and send that."
     return ImageError(message[:1].upper() + message[1:], hint=hint)
 
 
@@ -228,7 +237,7 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
     folder = next(iter(upload.files.values())).parent
     for path in {*upload.files.values()}:
         _refuse_too_large(path, len(upload.files), rules)
-    picks = {name: Pick(None, upload.picks.get(name)) for name in upload.files}
+    picks = {name: Pick(None, upload.picks.get(name), exact=name in upload.picks) for name in upload.files}
     reader = FieldReader(
         folder=folder,
         channels=ChannelMap(picks),
@@ -252,6 +261,10 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
         if isinstance(scene.planes, ImageError):
             found.append(RejectedField(scene.name, scene.planes))
             continue
+        count = len(scene.scene.channels) * scene.scene.pages
+        if upload.in_order and count != len(picks):
+            found.append(RejectedField(scene.name, _other_channels(f"The file has {count} channels", picks)))
+            continue
         try:
             found.append(_field(scene.name, tuple(picks), scene.planes, rules, pixel_um=scene.scene.pixel_um))
         except ImageError as error:
@@ -259,11 +272,23 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
     return found
 
 
+def _other_channels(found: str, channels: Collection[str]) -> ImageError:
+    """Return the error for a file that does not have just these channels, in order."""
+    numbers = json.dumps({name: number for number, name in enumerate(channels)})
+    return ImageError(
+        f"{found}, but should have {len(channels)}: {', '.join(channels)}.",
+        hint=f"Send `channels` with the number of each channel in the file, for example {numbers}.",
+    )
+
+
 def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]:
     """Read the fields in a NumPy file of shape ``(channels, h, w)`` or ``(n, channels, h, w)``."""
     path = next(iter(upload.files.values()))
     if len({*upload.files.values()}) != 1:
-        raise ImageError("A NumPy file contains all channels of a field, but several files were sent.")
+        raise ImageError(
+            "A NumPy file contains all channels of a field, but several files were sent.",
+            hint="Send one array as `image`.",
+        )
     channels = tuple(upload.files)
     numbers = [upload.picks.get(name, 0) for name in channels]
     if any(isinstance(number, str) for number in numbers):
@@ -273,14 +298,13 @@ def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read_header(stream)
-    # Without numbers, an array has just the channels, in order.
-    fits = len(shape) in (3, 4) and kind.kind in "iuf" and max(places) < shape[-3]
-    if not fits or (places == list(range(len(places))) and shape[-3] != len(places)):
+    if len(shape) not in (3, 4) or kind.kind not in "iuf":
         raise ImageError(
             f"The array has the shape {shape} and {kind} pixels.",
-            hint=f"Send integers or floats of shape ({len(channels)}, h, w) or (n, {len(channels)}, h, w), in the order"
-            f" {', '.join(channels)}. Or send `channels` with the number of each channel.",
+            hint="Send integers or floats of shape (channels, h, w) or (n, channels, h, w).",
         )
+    if max(places) >= shape[-3] or (upload.in_order and shape[-3] != len(places)):
+        raise _other_channels(f"The array of shape {shape} has {shape[-3]} channels", channels)
     count = shape[0] if len(shape) == 4 else 1
     if not 1 <= count <= MOST_FIELDS or int(np.prod(shape[-3:])) > rules.max_pixels:
         raise ImageError(
@@ -378,17 +402,18 @@ def check_picks(value: object) -> dict[str, int | str | None]:
     >>> check_picks(["protein", "nucleus"])
     {'protein': 0, 'nucleus': 1}
     """
-    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+    is_list = isinstance(value, list) and all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in value)
+    if isinstance(value, list) and is_list and 0 < len(value) == len(set(value)):
         return {name: number for number, name in enumerate(value)}
     if isinstance(value, dict):
         picks: dict[str, int | str | None] = {
             name: pick
             for name, pick in value.items()
-            if isinstance(name, str) and (isinstance(pick, str) or (type(pick) is int and pick >= 0))
+            if len(name) <= LONGEST_NAME and (isinstance(pick, str) or (type(pick) is int and pick >= 0))
         }
         if picks and len(picks) == len(value):
             return picks
     raise ArgumentTypeError(
-        "`channels` must be a list of names in the order of the file, or a number or name for each channel.",
+        "`channels` must be a list of different names in the order of the file, or a number or name for each channel.",
         hint='Send for example ["protein", "nucleus"], or {"protein": 1, "nucleus": "DAPI"}.',
     )

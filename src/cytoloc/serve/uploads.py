@@ -17,7 +17,7 @@ from typing import Any, Final
 from starlette.datastructures import FormData, UploadFile
 
 from cytoloc.channels import PROTEIN, check_channels
-from cytoloc.dataset.quarantine import refuse_unprintable
+from cytoloc.dataset.quarantine import printable, refuse_unprintable
 from cytoloc.errors import ChannelError, ImageError, SettingsError
 from cytoloc.predict.planes import parse_substitutes
 from cytoloc.serve.reading import SUFFIXES, UploadedField, check_picks
@@ -135,7 +135,7 @@ def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], 
                 f"The form has {len(texts[name])} fields `{name}`.", hint=f"Send `{name}` once, for all images."
             )
     check_channels([PROTEIN, *(name for name in files if name not in (ALL_CHANNELS, PROTEIN))])
-    picks = _picks(texts, files, channels)
+    picks, in_order = _picks(texts, files, channels)
     counts = {name: len(found) for name, found in files.items()}
     if len(set(counts.values())) > 1 or (ALL_CHANNELS in files and len(files) > 1):
         each = ", ".join(f"{name[:40]} {count}" for name, count in counts.items())
@@ -158,7 +158,7 @@ def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], 
             for place, (channel, found) in enumerate(files.items())
         }
         where = dict.fromkeys(picks, saved[ALL_CHANNELS]) if ALL_CHANNELS in saved else saved
-        fields.append(UploadedField(name=name, files=where, picks=picks, pixel_um=pixel_um))
+        fields.append(UploadedField(name=name, files=where, picks=picks, in_order=in_order, pixel_um=pixel_um))
     tta = next(iter(texts.get("tta", [])), "").strip()
     if tta not in ("", "1", "2", "4", "8"):
         raise SettingsError(f"Invalid number of TTA views: {tta[:20]}.", hint="Choose 1, 2, 4 or 8.")
@@ -167,24 +167,25 @@ def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], 
 
 def _picks(
     texts: Mapping[str, list[str]], files: Mapping[str, Any], channels: Sequence[str]
-) -> dict[str, int | str | None]:
-    """Return the number or name of each channel in its file."""
+) -> tuple[dict[str, int | str | None], bool]:
+    """Return the number or name of each channel in its file, and whether the file has just these channels, in order."""
     given = next(iter(texts.get("channels", [])), "")
+    content: object = list(channels) if ALL_CHANNELS in files else {}
     if given:
         try:
             content = json.loads(given)
         except (ValueError, RecursionError):  # not JSON, or a number with too many digits
             content = [word.strip() for word in given.split(",")]
-        picks = check_picks(content)
-    elif ALL_CHANNELS in files:
-        picks = {name: number for number, name in enumerate(channels)}
-    else:
-        picks = {}
+    picks = check_picks(content) if content or given else {}
+    if isinstance(content, list) and ALL_CHANNELS not in files:
+        raise SettingsError(
+            "`channels` lists the channels of one file, but each channel has its own file.", hint="Remove `channels`."
+        )
     if ALL_CHANNELS in files:
         check_channels(list(picks))
     elif extra := sorted(set(picks) - set(files)):
-        raise ChannelError(f"`channels` names {extra[0][:80]}, but no file was sent for it.", hint="Remove it.")
-    return picks
+        raise ChannelError(f"`channels` names {extra[0]}, but no file was sent for it.", hint="Remove it.")
+    return picks, isinstance(content, list) and ALL_CHANNELS in files
 
 
 def _ids(given: Sequence[str], files: Mapping[str, list[UploadFile]], count: int) -> list[str]:
@@ -193,10 +194,10 @@ def _ids(given: Sequence[str], files: Mapping[str, list[UploadFile]], count: int
         raise SettingsError(f"There are {len(given)} ids for {count} fields.", hint="Send one id per field, or none.")
     names = [name.strip() for name in given]
     for number, name in enumerate(names):
-        refuse_unprintable(name)
-        if not 1 <= len(name) <= LONGEST_ID:
+        if not 1 <= len(name) <= LONGEST_ID or printable(name) != name:
             raise SettingsError(
-                f"The id of field {number + 1} has {len(name)} letters.", hint=f"Send ids of 1 to {LONGEST_ID} letters."
+                f"The id of field {number + 1} is empty, too long, or has characters that cannot be printed.",
+                hint=f"Send ids of 1 to {LONGEST_ID} letters.",
             )
         if name in names[:number]:
             raise SettingsError(f"The id {name!r} occurs twice.", hint="Send each id once.")
