@@ -216,7 +216,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "NaN": ("a.npy", npy(np.full((4, 128, 128), np.nan, np.float32)), ""),
     "small": ("a.npy", npy(np.zeros((4, 64, 64), np.uint8)), "64 x 64 px, but the model needs square images of at"),
     "oblong": ("a.tif", tiff_of(np.zeros((4, 128, 160), np.uint8)), "160 x 128 px, but the model needs square images"),
-    "one channel of four": ("a.tif", tiff_of(np.zeros((128, 128), np.uint8)), "no channel 1"),
+    "one channel of four": ("a.tif", tiff_of(np.zeros((128, 128), np.uint8)), "has 1 channel, but should have 4"),
 }
 
 
@@ -247,12 +247,14 @@ BAD_FORMS: dict[str, tuple[dict[str, str | list[str]], str]] = {
     "channels": ({"channels": "[1, 2]"}, "channels"),
     "channels nested": ({"channels": "[" * 5000}, ""),
     "channel twice": ({"channels": "protein,protein,er,nucleus,microtubules"}, "list of different names"),
+    "channel number twice": ({"channels": '{"protein": 1, "nucleus": 1}'}, "the same number or name for two channels"),
+    "channel that is not text": ({"channels": '{"protein": 1, "\\ud800": 1}'}, "list of different names"),
     "no channels": ({"channels": "[]"}, "list of different names"),
     "channel by name in an array": (
         {"channels": '{"protein": "GFP"}', "absent": ABSENT},
         "names, but the channels of a NumPy file",
     ),
-    "channel with a large number": ({"channels": '{"protein": 4}', "absent": ABSENT}, "has 4 channels"),
+    "channel with a large number": ({"channels": '{"protein": 4}', "absent": ABSENT}, "has no channel 4: it has 4"),
     "channel with a negative number": ({"channels": '{"protein": -1}', "absent": ABSENT}, "`channels` must be"),
     "channel with many digits": ({"channels": "9" * 5000}, "list of different names"),
     "channel with a long name": ({"channels": "protein,nucleus,er," + "m" * 300}, "list of different names"),
@@ -281,6 +283,15 @@ def test_a_request_without_images_or_with_unequal_files_is_refused(server: Runni
     assert "at most 16" in server.client.post("/v1/predict", files=many).json()["error"]
     assert server.client.get("/v1/predict").status_code == 405
     assert server.client.get("/v1/nothing").json()["error"]
+    only = server.client.post("/v1/predict", files={"protein": ("a.npy", npy(field))}, data={"absent": ABSENT})
+    assert "has 4 channels, but should have 1: protein" in only.json()["error"]
+    png = cv2.imencode(".png", np.ascontiguousarray(np.moveaxis(field, 0, -1)))[1].tobytes()
+    transparent = server.client.post("/v1/predict", files={"image": ("a.png", png)})
+    assert "has 3 channels, but should have 4" in transparent.json()["error"]
+    absent = {"absent": "er=zero"}
+    assert server.client.post("/v1/predict", files={"image": ("a.png", png)}, data=absent).status_code == 200
+    second = {"channels": '{"protein": 1}', "absent": ABSENT}
+    assert server.client.post("/v1/predict", files={"image": ("a.tif", tiff_of(field))}, data=second).status_code == 200
     one = {"channels": '{"protein": 0}', "absent": ABSENT}
     pages = server.client.post("/v1/predict", files={"image": ("a.tif", tiff_of(field))}, data=one)
     assert "has 4 pages and does not state their axis" in pages.json()["error"]

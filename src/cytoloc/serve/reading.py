@@ -7,7 +7,6 @@ service stores each upload under a name of its own.
 from __future__ import annotations
 
 import asyncio
-import json
 import multiprocessing
 import re
 import zipfile
@@ -27,7 +26,7 @@ from cytoloc.choices import Resample
 from cytoloc.dataset.sources.channels import ChannelMap, Pick
 from cytoloc.dataset.sources.field_files import FieldReader, FolderItem
 from cytoloc.dataset.sources.planes import PlaneChoice
-from cytoloc.errors import ArgumentTypeError, ChannelError, CytolocError, ImageError
+from cytoloc.errors import ArgumentTypeError, CytolocError, ImageError
 from cytoloc.images.decoding import decoding, refuse_other_kind
 from cytoloc.images.depth import DepthRule, all_to_8_bit, native_pixels
 from cytoloc.images.formats import IMAGE_SUFFIXES, open_image
@@ -47,6 +46,11 @@ MOST_FIELDS: Final = 64
 
 LONGEST_NAME: Final = 80
 """Maximum length of the name of a channel, in letters."""
+
+MOST_CHANNELS: Final = 1000
+"""Upper limit of the number of a channel in a file."""
+
+_NUMBERS: Final = 'Send `channels` with the number of each channel in its file, such as {"nucleus": 0, "protein": 1}.'
 
 MEMORY_BYTES: Final = 3 * 1024**3
 """Memory that a process may take to read images, in bytes."""
@@ -226,8 +230,8 @@ def _for_client(error: CytolocError, upload: UploadedField) -> ImageError:
     message = message.replace(f"{folder}/", "").replace(str(folder), "the upload")
     hint = error.hint
     if "#0" in hint:
-        hint = 'Send `channels` with the number of each channel in its file, for example {"protein": 0}.'
-    elif set(re.findall(r"`(\w+)", hint)) - {"channels", "pixel_um"}:
+        hint = _NUMBERS
+    elif set(re.findall(r"`(\w+)", hint)) - {"absent", "channels", "image", "pixel_um"}:
         hint = "Export the image as an OME-TIFF file without further axes, and send that."
     return ImageError(message[:1].upper() + message[1:], hint=hint)
 
@@ -242,7 +246,7 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
         folder=folder,
         channels=ChannelMap(picks),
         # If a file has several channels, these can be its pages. The pages of one channel can be anything.
-        planes=PlaneChoice(pages="channel" if len({*upload.picks.values()}) > 1 else None),
+        planes=PlaneChoice(pages="channel" if {*upload.picks.values()} - {0} else None),
         scaling=Scaling(size=rules.size, resample=rules.resample),
         pixel_um=upload.pixel_um,
     )
@@ -258,27 +262,26 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
         if len(found) == MOST_FIELDS:
             found.append(RejectedField(scene.name, ImageError(f"A file can have at most {MOST_FIELDS} fields.")))
             break
-        if isinstance(scene.planes, ImageError):
-            found.append(RejectedField(scene.name, scene.planes))
-            continue
-        count = len(scene.scene.channels) * scene.scene.pages
-        if upload.in_order and count != len(picks):
-            found.append(RejectedField(scene.name, _other_channels(f"The file has {count} channels", picks)))
-            continue
         try:
+            if upload.in_order:
+                stains = [name for name in scene.scene.channels if name != "alpha"]
+                _refuse_other_channels("The file", len(stains) * scene.scene.pages, picks)
+            if isinstance(scene.planes, ImageError):
+                raise scene.planes
             found.append(_field(scene.name, tuple(picks), scene.planes, rules, pixel_um=scene.scene.pixel_um))
         except ImageError as error:
             found.append(RejectedField(scene.name, error))
     return found
 
 
-def _other_channels(found: str, channels: Collection[str]) -> ImageError:
-    """Return the error for a file that does not have just these channels, in order."""
-    numbers = json.dumps({name: number for number, name in enumerate(channels)})
-    return ImageError(
-        f"{found}, but should have {len(channels)}: {', '.join(channels)}.",
-        hint=f"Send `channels` with the number of each channel in the file, for example {numbers}.",
-    )
+def _refuse_other_channels(what: str, count: int, channels: Collection[str]) -> None:
+    """Raise :class:`~cytoloc.errors.ImageError` if a file does not have as many channels as the client listed."""
+    if count != len(channels):
+        fewer = "Send `channels` with the channels of the file in order, and `absent` for the others."
+        raise ImageError(
+            f"{what} has {count} channel{'s' * (count != 1)}, but should have {len(channels)}: {', '.join(channels)}.",
+            hint=fewer if count < len(channels) else _NUMBERS,
+        )
 
 
 def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]:
@@ -290,10 +293,9 @@ def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]
             hint="Send one array as `image`.",
         )
     channels = tuple(upload.files)
-    numbers = [upload.picks.get(name, 0) for name in channels]
-    if any(isinstance(number, str) for number in numbers):
-        raise ChannelError("`channels` has names, but the channels of a NumPy file have none.", hint="Send numbers.")
-    places = cast("list[int]", numbers)
+    places = [upload.picks.get(name, 0) for name in channels]
+    if any(isinstance(place, str) for place in places):
+        raise ImageError("`channels` has names, but the channels of a NumPy file have none.", hint="Send numbers.")
     with path.open("rb") as stream, decoding(path):
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -303,8 +305,14 @@ def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]
             f"The array has the shape {shape} and {kind} pixels.",
             hint="Send integers or floats of shape (channels, h, w) or (n, channels, h, w).",
         )
-    if max(places) >= shape[-3] or (upload.in_order and shape[-3] != len(places)):
-        raise _other_channels(f"The array of shape {shape} has {shape[-3]} channels", channels)
+    if upload.in_order or not upload.picks:
+        _refuse_other_channels(f"The array of shape {shape} (channels, h, w)", shape[-3], channels)
+    planes_at = [place for place in places if isinstance(place, int)]
+    if max(planes_at) >= shape[-3]:
+        raise ImageError(
+            f"The array of shape {shape} has no channel {max(planes_at)}: it has {shape[-3]}, counted from 0.",
+            hint="Send other numbers in `channels`.",
+        )
     count = shape[0] if len(shape) == 4 else 1
     if not 1 <= count <= MOST_FIELDS or int(np.prod(shape[-3:])) > rules.max_pixels:
         raise ImageError(
@@ -315,7 +323,7 @@ def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]
         fields = native_pixels(np.load(path, allow_pickle=False).reshape(count, *shape[-3:]))
     names = [upload.name] if count == 1 else [f"{upload.name}_{number}" for number in range(count)]
     return [
-        _field(name, channels, [planes[place] for place in places], rules, pixel_um=upload.pixel_um)
+        _field(name, channels, [planes[place] for place in planes_at], rules, pixel_um=upload.pixel_um)
         for name, planes in zip(names, fields, strict=True)
     ]
 
@@ -402,14 +410,15 @@ def check_picks(value: object) -> dict[str, int | str | None]:
     >>> check_picks(["protein", "nucleus"])
     {'protein': 0, 'nucleus': 1}
     """
-    is_list = isinstance(value, list) and all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in value)
-    if isinstance(value, list) and is_list and 0 < len(value) == len(set(value)):
-        return {name: number for number, name in enumerate(value)}
-    if isinstance(value, dict):
+    if isinstance(value, list) and all(isinstance(name, str) and _is_name(name) for name in value):
+        if 0 < len(value) == len(set(value)):
+            return {name: number for number, name in enumerate(value)}
+    elif isinstance(value, dict):
         picks: dict[str, int | str | None] = {
             name: pick
             for name, pick in value.items()
-            if len(name) <= LONGEST_NAME and (isinstance(pick, str) or (type(pick) is int and pick >= 0))
+            if _is_name(name)
+            and (_is_name(pick) if isinstance(pick, str) else type(pick) is int and 0 <= pick < MOST_CHANNELS)
         }
         if picks and len(picks) == len(value):
             return picks
@@ -417,3 +426,8 @@ def check_picks(value: object) -> dict[str, int | str | None]:
         "`channels` must be a list of different names in the order of the file, or a number or name for each channel.",
         hint='Send for example ["protein", "nucleus"], or {"protein": 1, "nucleus": "DAPI"}.',
     )
+
+
+def _is_name(text: str) -> bool:
+    """Return whether a text can be the name of a channel in a message."""
+    return 0 < len(text) <= LONGEST_NAME and text.isprintable()

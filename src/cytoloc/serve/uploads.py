@@ -135,7 +135,8 @@ def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], 
                 f"The form has {len(texts[name])} fields `{name}`.", hint=f"Send `{name}` once, for all images."
             )
     check_channels([PROTEIN, *(name for name in files if name not in (ALL_CHANNELS, PROTEIN))])
-    picks, in_order = _picks(texts, files, channels)
+    absent = parse_substitutes(texts.get("absent", []))
+    picks, in_order = _picks(texts, files, [name for name in channels if name not in absent])
     counts = {name: len(found) for name, found in files.items()}
     if len(set(counts.values())) > 1 or (ALL_CHANNELS in files and len(files) > 1):
         each = ", ".join(f"{name[:40]} {count}" for name, count in counts.items())
@@ -162,7 +163,7 @@ def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], 
     tta = next(iter(texts.get("tta", [])), "").strip()
     if tta not in ("", "1", "2", "4", "8"):
         raise SettingsError(f"Invalid number of TTA views: {tta[:20]}.", hint="Choose 1, 2, 4 or 8.")
-    return Upload(tuple(fields), parse_substitutes(texts.get("absent", [])), int(tta) if tta else None)
+    return Upload(tuple(fields), absent, int(tta) if tta else None)
 
 
 def _picks(
@@ -183,6 +184,11 @@ def _picks(
         )
     if ALL_CHANNELS in files:
         check_channels(list(picks))
+        if len({*picks.values()}) < len(picks):
+            raise ChannelError(
+                "`channels` has the same number or name for two channels.",
+                hint="Leave out the one that was not imaged, and send `absent` for it.",
+            )
     elif extra := sorted(set(picks) - set(files)):
         raise ChannelError(f"`channels` names {extra[0]}, but no file was sent for it.", hint="Remove it.")
     return picks, isinstance(content, list) and ALL_CHANNELS in files
