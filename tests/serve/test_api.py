@@ -180,10 +180,10 @@ def zip_bomb() -> bytes:
     return stream.getvalue()
 
 
-def tiff_of(array: Any, *, axes: str = "") -> bytes:
+def tiff_of(array: Any, **options: Any) -> bytes:
     """Return an array as the content of a TIFF file."""
     stream = io.BytesIO()
-    tifffile.imwrite(stream, array, photometric="minisblack", metadata={"axes": axes} if axes else None)
+    tifffile.imwrite(stream, array, **{"photometric": "minisblack", "metadata": None, **options})
     return stream.getvalue()
 
 
@@ -204,19 +204,39 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "truncated": ("a.png", png_header(128, 128)[:60], ""),
     "too many pixels": ("a.png", png_header(60_000, 60_000), "px"),
     "a bomb within the limit of edges": ("a.png", png_header(16_000, 16_000), "megapixels"),
-    "time points": ("a.tif", tiff_of(np.zeros((2, 4, 128, 128), np.uint8), axes="TCYX"), "has 2 time points"),
+    "time points": (
+        "a.tif",
+        tiff_of(np.zeros((2, 4, 128, 128), np.uint8), metadata={"axes": "TCYX"}),
+        "has 2 time points",
+    ),
     "zip": ("a.zarr.zip", b"PK\x03\x04 nothing", ""),
     "pickle": ("a.npy", npy(np.array([{"a": 1}], object)), "The array has"),
     "array of another shape": ("a.npy", npy(np.zeros((128, 128), np.uint8)), "has the shape (128, 128)"),
-    "array of five channels": ("a.npy", npy(np.zeros((5, 128, 128), np.uint8)), "has 5 channels, but should have 4"),
-    "array of three channels": ("a.npy", npy(np.zeros((3, 128, 128), np.uint8)), "has 3 channels, but should have 4"),
-    "20 pages": ("a.tif", tiff_of(np.zeros((20, 128, 128), np.uint8)), "The file has 20 channels, but should have 4"),
+    "array of five channels": (
+        "a.npy",
+        npy(np.zeros((5, 128, 128), np.uint8)),
+        "has 5 channels, but should have just these",
+    ),
+    "array of three channels": (
+        "a.npy",
+        npy(np.zeros((3, 128, 128), np.uint8)),
+        "has 3 channels, but should have just these",
+    ),
+    "20 pages": (
+        "a.tif",
+        tiff_of(np.zeros((20, 128, 128), np.uint8)),
+        "The file has 20 channels, but should have just these",
+    ),
     "large array": ("a.npy", npy(np.zeros((4, 10, 10), np.uint8)).replace(b"(4, 10, 10)", b"(4, 9999, 9999)"), ""),
     "complex": ("a.npy", npy(np.zeros((4, 128, 128), complex)), "complex"),
     "NaN": ("a.npy", npy(np.full((4, 128, 128), np.nan, np.float32)), ""),
     "small": ("a.npy", npy(np.zeros((4, 64, 64), np.uint8)), "64 x 64 px, but the model needs square images of at"),
     "oblong": ("a.tif", tiff_of(np.zeros((4, 128, 160), np.uint8)), "160 x 128 px, but the model needs square images"),
-    "one channel of four": ("a.tif", tiff_of(np.zeros((128, 128), np.uint8)), "has 1 channel, but should have 4"),
+    "one channel of four": (
+        "a.tif",
+        tiff_of(np.zeros((128, 128), np.uint8)),
+        "has 1 channel, but should have just these",
+    ),
 }
 
 
@@ -284,10 +304,20 @@ def test_a_request_without_images_or_with_unequal_files_is_refused(server: Runni
     assert server.client.get("/v1/predict").status_code == 405
     assert server.client.get("/v1/nothing").json()["error"]
     only = server.client.post("/v1/predict", files={"protein": ("a.npy", npy(field))}, data={"absent": ABSENT})
-    assert "has 4 channels, but should have 1: protein" in only.json()["error"]
+    assert "has 4 channels, but should have just these: protein" in only.json()["error"]
     png = cv2.imencode(".png", np.ascontiguousarray(np.moveaxis(field, 0, -1)))[1].tobytes()
     transparent = server.client.post("/v1/predict", files={"image": ("a.png", png)})
-    assert "has 3 channels, but should have 4" in transparent.json()["error"]
+    assert "has 3 channels, but should have just these" in transparent.json()["error"]
+    extra = {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["unassalpha", "unspecified"]}
+    between = tiff_of(np.stack([*field, field[0]]), **extra)
+    response = server.client.post("/v1/predict", files={"image": ("a.tif", between)})
+    assert "has 4 channels, but should have just these" in response.json()["error"], response.text
+    stack = tiff_of(field, imagej=True, metadata={"axes": "ZYX"})
+    response = server.client.post("/v1/predict", files={"image": ("a.tif", stack)})
+    assert "its axes are" in response.json()["error"] or "The axes of the file" in response.json()["error"]
+    assert "OME-TIFF" in response.json()["hint"]
+    lacking = server.client.post("/v1/predict", files={"image": ("a.png", png)}, data={"absent": "protein=zero"})
+    assert lacking.status_code == 422
     absent = {"absent": "er=zero"}
     assert server.client.post("/v1/predict", files={"image": ("a.png", png)}, data=absent).status_code == 200
     second = {"channels": '{"protein": 1}', "absent": ABSENT}

@@ -24,7 +24,7 @@ from PIL import Image
 from cytoloc._typing import UInt8Array
 from cytoloc.choices import Resample
 from cytoloc.dataset.sources.channels import ChannelMap, Pick
-from cytoloc.dataset.sources.field_files import FieldReader, FolderItem
+from cytoloc.dataset.sources.field_files import FieldReader, FolderItem, FoundScene
 from cytoloc.dataset.sources.planes import PlaneChoice
 from cytoloc.errors import ArgumentTypeError, CytolocError, ImageError
 from cytoloc.images.decoding import decoding, refuse_other_kind
@@ -264,8 +264,7 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
             break
         try:
             if upload.in_order:
-                stains = [name for name in scene.scene.channels if name != "alpha"]
-                _refuse_other_channels("The file", len(stains) * scene.scene.pages, picks)
+                _refuse_other_channels(scene, picks)
             if isinstance(scene.planes, ImageError):
                 raise scene.planes
             found.append(_field(scene.name, tuple(picks), scene.planes, rules, pixel_um=scene.scene.pixel_um))
@@ -274,14 +273,25 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
     return found
 
 
-def _refuse_other_channels(what: str, count: int, channels: Collection[str]) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` if a file does not have as many channels as the client listed."""
-    if count != len(channels):
-        fewer = "Send `channels` with the channels of the file in order, and `absent` for the others."
-        raise ImageError(
-            f"{what} has {count} channel{'s' * (count != 1)}, but should have {len(channels)}: {', '.join(channels)}.",
-            hint=fewer if count < len(channels) else _NUMBERS,
-        )
+def _refuse_other_channels(found: FoundScene, channels: Collection[str]) -> None:
+    """Raise :class:`~cytoloc.errors.ImageError` if a file does not have just the channels that the client listed."""
+    scene = found.scene
+    if isinstance(found.planes, ImageError) and (scene.problem or scene.depths * scene.times * scene.pages > 1):
+        raise found.planes
+    # Transparency is not a channel. If it is not the last plane, the numbers of the channels are not those of the list.
+    stains = [number for number, name in enumerate(scene.channels * scene.pages) if name != "alpha"]
+    if stains != list(range(len(channels))):
+        raise _other_channels("The file", len(stains), channels)
+
+
+def _other_channels(what: str, count: int, channels: Collection[str]) -> ImageError:
+    """Return the error for a file that does not have just the channels that the client listed."""
+    return ImageError(
+        f"{what} has {count} channel{'s' * (count != 1)}, but should have just these: {', '.join(channels)}.",
+        hint="Send `channels` with the channels of the file in order, and `absent` for the others."
+        if count < len(channels)
+        else _NUMBERS,
+    )
 
 
 def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]:
@@ -305,8 +315,8 @@ def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]
             f"The array has the shape {shape} and {kind} pixels.",
             hint="Send integers or floats of shape (channels, h, w) or (n, channels, h, w).",
         )
-    if upload.in_order or not upload.picks:
-        _refuse_other_channels(f"The array of shape {shape} (channels, h, w)", shape[-3], channels)
+    if (upload.in_order or not upload.picks) and shape[-3] != len(channels):
+        raise _other_channels(f"The array of shape {shape} (channels, h, w)", shape[-3], channels)
     planes_at = [place for place in places if isinstance(place, int)]
     if max(planes_at) >= shape[-3]:
         raise ImageError(

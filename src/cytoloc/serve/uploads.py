@@ -136,7 +136,7 @@ def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], 
             )
     check_channels([PROTEIN, *(name for name in files if name not in (ALL_CHANNELS, PROTEIN))])
     absent = parse_substitutes(texts.get("absent", []))
-    picks, in_order = _picks(texts, files, [name for name in channels if name not in absent])
+    picks, in_order = _picks(texts, files, [name for name in channels if name == PROTEIN or name not in absent])
     counts = {name: len(found) for name, found in files.items()}
     if len(set(counts.values())) > 1 or (ALL_CHANNELS in files and len(files) > 1):
         each = ", ".join(f"{name[:40]} {count}" for name, count in counts.items())
