@@ -214,9 +214,9 @@ def test_the_command_adopts_and_lists(cli: Cli, densenet: Path, tmp_path: Path) 
     assert said.code == 0, said.err
     assert "densenet121 large, 1024 px, 28 locations, license MIT" in said.out
     assert right in said.out
-    # The authors run a file whose name means another variant as large, too.
+    # The authors run a file whose name indicates another variant as large, too.
     named = shutil.copy(densenet, tmp_path / "densenet121_i768_final.pth")
-    doubt = "The name of densenet121_i768_final.pth means the variant plain, but it was adopted as large."
+    doubt = "The name of densenet121_i768_final.pth indicates the variant plain, but it was adopted as large."
     said = cli("adopt", "densenet121", named, "--variant", "large", "--out", tmp_path / "named.cytoloc")
     assert (said.code, doubt in said.err, doubt in cli("info", tmp_path / "named.cytoloc").out) == (0, True, True)
     listed = cli("models").out

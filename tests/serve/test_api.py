@@ -215,17 +215,17 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "array of five channels": (
         "a.npy",
         npy(np.zeros((5, 128, 128), np.uint8)),
-        "has 5 channels, but should have just these",
+        "has 5 channels, but should have exactly these",
     ),
     "array of three channels": (
         "a.npy",
         npy(np.zeros((3, 128, 128), np.uint8)),
-        "has 3 channels, but should have just these",
+        "has 3 channels, but should have exactly these",
     ),
     "20 pages": (
         "a.tif",
         tiff_of(np.zeros((20, 128, 128), np.uint8)),
-        "The file has 20 channels, but should have just these",
+        "The file has 20 channels, but should have exactly these",
     ),
     "large array": ("a.npy", npy(np.zeros((4, 10, 10), np.uint8)).replace(b"(4, 10, 10)", b"(4, 9999, 9999)"), ""),
     "complex": ("a.npy", npy(np.zeros((4, 128, 128), complex)), "complex"),
@@ -235,7 +235,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "one channel of four": (
         "a.tif",
         tiff_of(np.zeros((128, 128), np.uint8)),
-        "has 1 channel, but should have just these",
+        "has 1 channel, but should have exactly these",
     ),
 }
 
@@ -272,13 +272,16 @@ BAD_FORMS: dict[str, tuple[dict[str, str | list[str]], str]] = {
     "no channels": ({"channels": "[]"}, "list of different names"),
     "channel by name in an array": (
         {"channels": '{"protein": "GFP"}', "absent": ABSENT},
-        "names, but the channels of a NumPy file",
+        "selects by name, but the channels of a NumPy file",
     ),
-    "channel with a large number": ({"channels": '{"protein": 4}', "absent": ABSENT}, "has no channel 4: it has 4"),
+    "channel with a large number": (
+        {"channels": '{"protein": 4}', "absent": ABSENT},
+        "has no channel 4: its channels are 0 to 3",
+    ),
     "channel with a negative number": ({"channels": '{"protein": -1}', "absent": ABSENT}, "`channels` must be"),
     "channel with many digits": ({"channels": "9" * 5000}, "list of different names"),
     "channel with a long name": ({"channels": "protein,nucleus,er," + "m" * 300}, "list of different names"),
-    "two pixel sizes": ({"pixel_um": ["0.1", "0.2"]}, "2 fields `pixel_um`"),
+    "two pixel sizes": ({"pixel_um": ["0.1", "0.2"]}, "The form has `pixel_um` 2 times"),
     "substitute in Python": ({"channels": "protein", "absent": "{'er': 'zero'}"}, "{'er': 'zero'}"),
     "id": ({"id": "a\nb"}, "cannot be printed"),
     "empty id": ({"id": " "}, "id of field 1 is empty"),
@@ -304,14 +307,14 @@ def test_a_request_without_images_or_with_unequal_files_is_refused(server: Runni
     assert server.client.get("/v1/predict").status_code == 405
     assert server.client.get("/v1/nothing").json()["error"]
     only = server.client.post("/v1/predict", files={"protein": ("a.npy", npy(field))}, data={"absent": ABSENT})
-    assert "has 4 channels, but should have just these: protein" in only.json()["error"]
+    assert "has 4 channels, but should have exactly these: protein" in only.json()["error"]
     png = cv2.imencode(".png", np.ascontiguousarray(np.moveaxis(field, 0, -1)))[1].tobytes()
     transparent = server.client.post("/v1/predict", files={"image": ("a.png", png)})
-    assert "has 3 channels, but should have just these" in transparent.json()["error"]
+    assert "has 3 channels, but should have exactly these" in transparent.json()["error"]
     extra = {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["unassalpha", "unspecified"]}
     between = tiff_of(np.stack([*field, field[0]]), **extra)
     response = server.client.post("/v1/predict", files={"image": ("a.tif", between)})
-    assert "has 4 channels, but should have just these" in response.json()["error"], response.text
+    assert "has 4 channels, but should have exactly these" in response.json()["error"], response.text
     stack = tiff_of(field, imagej=True, metadata={"axes": "ZYX"})
     response = server.client.post("/v1/predict", files={"image": ("a.tif", stack)})
     assert "its axes are" in response.json()["error"] or "The axes of the file" in response.json()["error"]

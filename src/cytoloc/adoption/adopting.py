@@ -178,11 +178,11 @@ def _origin(published: Published, file: Path, variant: str, *, expected: str | N
 
 
 def _doubt(published: Published, origin: Origin) -> str:
-    """Return a caution if the name of the file means another variant than the stated one; empty otherwise."""
+    """Return a caution if the name of the file indicates another variant than the stated one; empty otherwise."""
     named = named_variant(published, origin.file)
     if named in (None, origin.variant):
         return ""
-    return f"The name of {origin.file} means the variant {named}, but it was adopted as {origin.variant}."
+    return f"The name of {origin.file} indicates the variant {named}, but it was adopted as {origin.variant}."
 
 
 def git_blob_id(content: bytes) -> str:

@@ -28,7 +28,7 @@ LOSS_TOLERANCE: Final = 1e-7
 """Relative increase of the loss that is regarded as rounding error, because features may be float32."""
 
 AT_ONCE: Final = 500_000
-"""Maximum number of values of the classes that are computed at once: few enough for the cache of a processor."""
+"""Maximum number of features of the classes that are computed at once: few enough for the cache of a processor."""
 
 FIRST_PRECISION: Final = 30.0
 """Initial value of a precision. The result does not depend on it."""
@@ -139,7 +139,7 @@ def _loss_at(features: Features, truth: Bools, weights: Floats, intercepts: Floa
 
 
 def _blocks(features: Features) -> Iterator[slice]:
-    """Yield classes that are computed at once."""
+    """Yield slices of classes that are computed at once."""
     classes, each = len(features), features[0].size
     count = max(1, AT_ONCE // max(1, each))
     for start in range(0, classes, count):
@@ -216,7 +216,7 @@ def fit_shrunk(
 def _descend(
     features: Features, offsets: Floats, truth: Bools, coefficients: Floats, precision: Floats
 ) -> tuple[Floats, Floats, float]:
-    """Return the coefficients of classes after a Newton step, their variances, and the largest mean change of logits.
+    """Take a Newton step: return the coefficients, their variances, and the largest mean change of the logits.
 
     ``offsets`` and ``truth`` have shape ``(classes, n)``; coefficients and variances have shape ``(classes, d)``.
     """

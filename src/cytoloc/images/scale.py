@@ -137,8 +137,8 @@ def resize(
     if resample == "nearest" and not grows:
         return np.ascontiguousarray(image[:, _nearest(have[0], height)[:, None], _nearest(have[1], width)])
     if not grows and have[0] % height and 1 < len(image) <= 4 and image.dtype.itemsize <= 2:
-        # If the factor is no integer, OpenCV scales one image of several channels faster than several images, and 16
-        # bits faster than 8. The result is the same.
+        # If the factor is not an integer, OpenCV scales one image of several channels faster than several images, and
+        # 16 bits faster than 8. The result is the same.
         several = cv2.merge(list(image))
         wide = several.astype(np.uint16) if image.dtype == np.uint8 else several
         shrunk = cv2.resize(wide, (width, height), interpolation=cv2.INTER_AREA)

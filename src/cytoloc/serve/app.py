@@ -120,8 +120,8 @@ def create_app(service: Service) -> FastAPI:
     async def disk_error(request: Request, error: OSError) -> JSONResponse:
         if error.errno not in DISK_ERRNOS:
             raise error
-        LOG.error("The disk cannot be written.", exc_info=error, extra={"request_id": request.state.request_id})
-        answer = StorageError("The service cannot save the images, because its disk is full or cannot be written.")
+        LOG.error("The disk cannot be written to.", exc_info=error, extra={"request_id": request.state.request_id})
+        answer = StorageError("The service cannot save the images, because its disk is full or cannot be written to.")
         return await cytoloc_error(request, answer)
 
     @app.exception_handler(RequestValidationError)
@@ -269,7 +269,7 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
 
 
 def _as_form(text: str) -> str:
-    """Return a hint of the library with substitutes as clients send them.
+    """Return a hint of the library with the value of `absent` as clients send it.
 
     >>> _as_form("Write for example `absent={'er': 'zero', 'nucleus': 'protein'}`.")
     'Write for example `absent=er=zero,nucleus=protein`.'

@@ -45,10 +45,10 @@ MOST_FIELDS: Final = 64
 """Maximum number of fields in one file."""
 
 LONGEST_NAME: Final = 80
-"""Maximum length of the name of a channel, in letters."""
+"""Maximum length of the name of a channel, in characters."""
 
 MOST_CHANNELS: Final = 1000
-"""Upper limit of the number of a channel in a file."""
+"""The number of a channel in a file must be below this."""
 
 _NUMBERS: Final = 'Send `channels` with the number of each channel in its file, such as {"nucleus": 0, "protein": 1}.'
 
@@ -64,7 +64,8 @@ class UploadedField:
         name: The id of the field.
         files: The file of each channel. Several channels can be in the same file.
         picks: The number or name of each channel in its file; None if the file has only one channel.
-        in_order: Whether the file has just these channels, in this order, because the client gave no numbers or names.
+        in_order: Whether the file must have exactly these channels in this order, because the client gave neither
+            numbers nor names.
         pixel_um: Pixel size in micrometers; None if it is unknown or the files state it.
     """
 
@@ -232,7 +233,7 @@ def _for_client(error: CytolocError, upload: UploadedField) -> ImageError:
     if "#0" in hint:
         hint = _NUMBERS
     elif set(re.findall(r"`(\w+)", hint)) - {"absent", "channels", "image", "pixel_um"}:
-        hint = "Export the image as an OME-TIFF file without further axes, and send that."
+        hint = "Export the image as an OME-TIFF file that has only channels, y and x, and send that."
     return ImageError(message[:1].upper() + message[1:], hint=hint)
 
 
@@ -245,7 +246,7 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
     reader = FieldReader(
         folder=folder,
         channels=ChannelMap(picks),
-        # If a file has several channels, these can be its pages. The pages of one channel can be anything.
+        # If a file has several channels, these can be its pages. If only channel 0 is asked for, they can be anything.
         planes=PlaneChoice(pages="channel" if {*upload.picks.values()} - {0} else None),
         scaling=Scaling(size=rules.size, resample=rules.resample),
         pixel_um=upload.pixel_um,
@@ -274,21 +275,21 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
 
 
 def _refuse_other_channels(found: FoundScene, channels: Collection[str]) -> None:
-    """Raise :class:`~cytoloc.errors.ImageError` if a file does not have just the channels that the client listed."""
+    """Raise :class:`~cytoloc.errors.ImageError` if a file does not have exactly the channels that the client listed."""
     scene = found.scene
     if isinstance(found.planes, ImageError) and (scene.problem or scene.depths * scene.times * scene.pages > 1):
         raise found.planes
-    # Transparency is not a channel. If it is not the last plane, the numbers of the channels are not those of the list.
+    # Transparency is not a channel. If it is not the last plane, the channels have other numbers than in the list.
     stains = [number for number, name in enumerate(scene.channels * scene.pages) if name != "alpha"]
     if stains != list(range(len(channels))):
         raise _other_channels("The file", len(stains), channels)
 
 
 def _other_channels(what: str, count: int, channels: Collection[str]) -> ImageError:
-    """Return the error for a file that does not have just the channels that the client listed."""
+    """Return the error for a file that does not have exactly the channels that the client listed."""
     return ImageError(
-        f"{what} has {count} channel{'s' * (count != 1)}, but should have just these: {', '.join(channels)}.",
-        hint="Send `channels` with the channels of the file in order, and `absent` for the others."
+        f"{what} has {count} channel{'s' * (count != 1)}, but should have exactly these: {', '.join(channels)}.",
+        hint="Send `channels` with the channels of the file in order, and `absent` with the channels that it lacks."
         if count < len(channels)
         else _NUMBERS,
     )
@@ -305,7 +306,9 @@ def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]
     channels = tuple(upload.files)
     places = [upload.picks.get(name, 0) for name in channels]
     if any(isinstance(place, str) for place in places):
-        raise ImageError("`channels` has names, but the channels of a NumPy file have none.", hint="Send numbers.")
+        raise ImageError(
+            "`channels` selects by name, but the channels of a NumPy file have no names.", hint="Send numbers."
+        )
     with path.open("rb") as stream, decoding(path):
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -320,7 +323,7 @@ def _array_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField]
     planes_at = [place for place in places if isinstance(place, int)]
     if max(planes_at) >= shape[-3]:
         raise ImageError(
-            f"The array of shape {shape} has no channel {max(planes_at)}: it has {shape[-3]}, counted from 0.",
+            f"The array of shape {shape} has no channel {max(planes_at)}: its channels are 0 to {shape[-3] - 1}.",
             hint="Send other numbers in `channels`.",
         )
     count = shape[0] if len(shape) == 4 else 1
@@ -347,7 +350,7 @@ def _field(
         raise ImageError(
             f"The image is {width} x {height} px, but the model needs square images of at least"
             f" {rules.size} x {rules.size} px.",
-            hint="Crop it, or send a larger one. Enlarging an image adds no detail.",
+            hint="Crop it to a square. If it is too small, send a larger one: enlarging adds no detail.",
         )
     eight = all_to_8_bit(planes, DepthRule(), called=channels)
     model = scale_field(eight.image, Scaling(size=rules.size, resample=rules.resample), pixel_um=pixel_um)
@@ -433,11 +436,11 @@ def check_picks(value: object) -> dict[str, int | str | None]:
         if picks and len(picks) == len(value):
             return picks
     raise ArgumentTypeError(
-        "`channels` must be a list of different names in the order of the file, or a number or name for each channel.",
+        "`channels` must be a list of different names in the order of the file, or a JSON object of numbers or names.",
         hint='Send for example ["protein", "nucleus"], or {"protein": 1, "nucleus": "DAPI"}.',
     )
 
 
 def _is_name(text: str) -> bool:
-    """Return whether a text can be the name of a channel in a message."""
+    """Return whether a text can be shown as the name of a channel."""
     return 0 < len(text) <= LONGEST_NAME and text.isprintable()

@@ -29,10 +29,10 @@ ONCE: Final = ("channels", "tta", "pixel_um")
 """The names of the other form fields that a request has at most once."""
 
 OTHER_FIELDS: Final = (*ONCE, "absent", "id")
-"""The names of all other form fields."""
+"""The names of all form fields without files."""
 
 LONGEST_ID: Final = 200
-"""Maximum length of an id that a client gives, in letters."""
+"""Maximum length of an id that a client gives, in characters."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], 
     for name in ONCE:
         if len(texts.get(name, [])) > 1:
             raise SettingsError(
-                f"The form has {len(texts[name])} fields `{name}`.", hint=f"Send `{name}` once, for all images."
+                f"The form has `{name}` {len(texts[name])} times.", hint=f"Send `{name}` once, for all images."
             )
     check_channels([PROTEIN, *(name for name in files if name not in (ALL_CHANNELS, PROTEIN))])
     absent = parse_substitutes(texts.get("absent", []))
@@ -169,7 +169,7 @@ def save_upload(form: FormData, space: UploadFiles, *, channels: Sequence[str], 
 def _picks(
     texts: Mapping[str, list[str]], files: Mapping[str, Any], channels: Sequence[str]
 ) -> tuple[dict[str, int | str | None], bool]:
-    """Return the number or name of each channel in its file, and whether the file has just these channels, in order."""
+    """Return the number or name of each channel in its file, and whether the file must have exactly these, in order."""
     given = next(iter(texts.get("channels", [])), "")
     content: object = list(channels) if ALL_CHANNELS in files else {}
     if given:
@@ -187,10 +187,13 @@ def _picks(
         if len({*picks.values()}) < len(picks):
             raise ChannelError(
                 "`channels` has the same number or name for two channels.",
-                hint="Leave out the one that was not imaged, and send `absent` for it.",
+                hint="Correct it. If one of them was not imaged, leave it out, and send `absent` for it.",
             )
     elif extra := sorted(set(picks) - set(files)):
-        raise ChannelError(f"`channels` names {extra[0]}, but no file was sent for it.", hint="Remove it.")
+        raise ChannelError(
+            f"`channels` names {extra[0]}, but no file was sent for it.",
+            hint="Remove it from `channels`, or send its file.",
+        )
     return picks, isinstance(content, list) and ALL_CHANNELS in files
 
 
@@ -203,7 +206,7 @@ def _ids(given: Sequence[str], files: Mapping[str, list[UploadFile]], count: int
         if not 1 <= len(name) <= LONGEST_ID or printable(name) != name:
             raise SettingsError(
                 f"The id of field {number + 1} is empty, too long, or has characters that cannot be printed.",
-                hint=f"Send ids of 1 to {LONGEST_ID} letters.",
+                hint=f"Send ids of 1 to {LONGEST_ID} characters.",
             )
         if name in names[:number]:
             raise SettingsError(f"The id {name!r} occurs twice.", hint="Send each id once.")

@@ -109,7 +109,7 @@ class _Outline(NamedTuple):
         along, across = self._turned(x, y)
         root = np.sqrt(self.stretch)
         straight = np.hypot(along / root, across * root) / self.reach
-        near = straight < 2 * limit  # lobes reach at most 1.9 times as far
+        near = straight < 2 * limit  # lobes move the border outwards by at most a factor of 1.9
         angle = np.arctan2(across[near], along[near])
         outside = np.ones_like(angle)
         for lobe in range(2, 7):
