@@ -50,9 +50,10 @@ def streaks(rng: np.random.Generator, angle: Plane, *, length: float, width: flo
     for sign in (1.0, -1.0):
         at = np.stack([x, y], axis=2)
         for _ in range(max(2, round(length / (2 * step)))):
-            move = cv2.remap(moves, at, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+            # Without a second map, the first one has both coordinates. The types of OpenCV do not know this.
+            move = cv2.remap(moves, at, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
             at += sign * move
-            total += cv2.remap(noise, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+            total += cv2.remap(noise, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)  # type: ignore[call-overload]
     return np.asarray((total - total.mean()) / (total.std() + 1e-6), np.float32)
 
 
