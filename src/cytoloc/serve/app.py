@@ -296,7 +296,8 @@ def _form_schema(service: Service) -> dict[str, Any]:
                             "channels": {
                                 "type": "string",
                                 "description": "All channels of a file in order, or a JSON object of the number (from"
-                                " 0) or name of each channel. Default: the channels of the model, in order.",
+                                " 0) or name of each channel. Default: the channels of the model in order, except those"
+                                " in absent.",
                                 "examples": [",".join(channels), '{"protein": "GFP"}'],
                             },
                             "absent": {

@@ -246,7 +246,7 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
     reader = FieldReader(
         folder=folder,
         channels=ChannelMap(picks),
-        # If a file has several channels, these can be its pages. If only channel 0 is asked for, they can be anything.
+        # If a file has several channels, these can be its pages. If only channel 0 is asked for, pages can be anything.
         planes=PlaneChoice(pages="channel" if {*upload.picks.values()} - {0} else None),
         scaling=Scaling(size=rules.size, resample=rules.resample),
         pixel_um=upload.pixel_um,
@@ -350,7 +350,7 @@ def _field(
         raise ImageError(
             f"The image is {width} x {height} px, but the model needs square images of at least"
             f" {rules.size} x {rules.size} px.",
-            hint="Crop it to a square. If it is too small, send a larger one: enlarging adds no detail.",
+            hint="Crop it to a square. If it is too small, send a larger area. Enlarging it adds no detail.",
         )
     eight = all_to_8_bit(planes, DepthRule(), called=channels)
     model = scale_field(eight.image, Scaling(size=rules.size, resample=rules.resample), pixel_um=pixel_um)
