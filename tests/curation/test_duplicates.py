@@ -178,7 +178,7 @@ def test_own_channels_are_compared_if_they_have_a_limit(original: Dataset, copie
     own = {"protein": "protein", "actin": "microtubules"}
     both = [Picked(original, own), Picked(copies, own)]
     assert planted(find_duplicates(both, limits={"protein": 12, "actin": 14})) == set(COPIES)
-    with pytest.raises(ChannelError, match="Channels with limits that both have: none"):
+    with pytest.raises(ChannelError, match=r"actin\. Channels with limits: none"):
         find_duplicates(both, limits={"nucleus": 10})
 
 

@@ -37,6 +37,7 @@ def test_groups_may_have_any_name(tmp_path: Path) -> None:
         "Unnamed: 0;id;Target\n1;a;0,7\n2;b;25\n",
         "index,Id,Target\n0,a,0|7\n1,b,25\n",
         ",Target\na,0 7\nb,25\n",
+        ",Id,0,7,25\n0,a,1,1,0\n1,b,0,0,1\n",
     ],
 )
 def test_files_of_other_programs_are_read(tmp_path: Path, content: str) -> None:

@@ -249,9 +249,11 @@ def find_duplicates(
         either = {channel for channel in (*one.channels, *other.channels) if channel in limits}
         both = channel_order([channel for channel in one.channels if channel in limits and channel in other.channels])
         if not both or len(both) < min(LEAST_CHANNELS, len(either)):
+            second, shared = f", and {other.path} has {', '.join(other.channels)}", " that both have"
+            if other is one:
+                second = shared = ""
             raise ChannelError(
-                f"{one.path} has the channels {', '.join(one.channels)}, and {other.path} has"
-                f" {', '.join(other.channels)}. Channels with limits that both have:"
+                f"{one.path} has the channels {', '.join(one.channels)}{second}. Channels with limits{shared}:"
                 f" {' and '.join(both) or 'none'}. Fields are compared in at least {LEAST_CHANNELS}"
                 " channels, or in the only channel that both have.",
                 hint="Give `limits` for channels that all datasets have, or compare the datasets separately.",

@@ -79,7 +79,7 @@ def read_csv(path: Path) -> pl.DataFrame:
         ) from error
     # Polars appends this suffix to a repeated column name.
     twice = (name.rpartition("_duplicated_") for name in table.columns)
-    doubled = next((name for name, _, count in twice if count.isdecimal() and name in table.columns), None)
+    doubled = next((name for name, mark, count in twice if mark and count.isdecimal() and name in table.columns), None)
     if doubled is not None:
         raise TableError(f"{path}: two columns are named {doubled!r}.", hint="Remove or rename one of them.")
     first_name = table.columns[0] if table.width else "Id"
