@@ -246,7 +246,7 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
     reader = FieldReader(
         folder=folder,
         channels=ChannelMap(picks),
-        # If a file has several channels, these can be its pages. If only channel 0 is asked for, pages can be anything.
+        # Pages of unstated meaning are channels if a channel above 0 is asked for. Otherwise they may be z planes.
         planes=PlaneChoice(pages="channel" if {*upload.picks.values()} - {0} else None),
         scaling=Scaling(size=rules.size, resample=rules.resample),
         pixel_um=upload.pixel_um,
