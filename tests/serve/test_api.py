@@ -222,6 +222,16 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
         npy(np.zeros((3, 128, 128), np.uint8)),
         "has 3 channels, but should have exactly these",
     ),
+    "3 pages": (
+        "a.tif",
+        tiff_of(np.zeros((3, 128, 128), np.uint8)),
+        "The file has 3 channels, but should have exactly",
+    ),
+    "2 channels with z planes": (
+        "a.ome.tif",
+        tiff_of(np.zeros((2, 3, 128, 128), np.uint8), ome=True, metadata={"axes": "CZYX"}),
+        "The file has 2 channels, but should have exactly",
+    ),
     "20 pages": (
         "a.tif",
         tiff_of(np.zeros((20, 128, 128), np.uint8)),

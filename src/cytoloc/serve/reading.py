@@ -277,7 +277,12 @@ def _file_fields(upload: UploadedField, rules: ReadingRules) -> list[ReadField |
 def _refuse_other_channels(found: FoundScene, channels: Collection[str]) -> None:
     """Raise :class:`~cytoloc.errors.ImageError` if a file does not have exactly the channels that the client listed."""
     scene = found.scene
-    if isinstance(found.planes, ImageError) and (scene.problem or scene.depths * scene.times * scene.pages > 1):
+    count = len(scene.channels) * scene.pages
+    is_one = len(channels) == 1 if scene.pages > 1 else count == 1
+    # The reader knows best which axes a file has, unless it only has too few channels.
+    if isinstance(found.planes, ImageError) and (
+        scene.problem or scene.times > 1 or (is_one and scene.depths * scene.pages > 1)
+    ):
         raise found.planes
     # Transparency is not a channel. If it is not the last plane, the channels have other numbers than in the list.
     stains = [number for number, name in enumerate(scene.channels * scene.pages) if name != "alpha"]
